@@ -1,0 +1,2 @@
+//! The `because` command.
+fn main() {}

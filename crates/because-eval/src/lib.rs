@@ -1,0 +1,1 @@
+//! Measures explanations, profiles and rankings, and writes one report

@@ -1,0 +1,1 @@
+//! Lets a program talk to any chat model: cached, limited, resumable, replayable

@@ -1,0 +1,1 @@
+//! PGHIS: initial profiles, then messages between profiles in text, layer by layer

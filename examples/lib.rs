@@ -1,0 +1,1 @@
+//! Examples of `because`; each file beside this one is a program.
