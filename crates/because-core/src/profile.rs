@@ -35,6 +35,17 @@ pub struct ProfileRecord {
 }
 
 impl ProfileRecord {
+    /// The `model` of a profile that the data brought.
+    pub const FROM_DATA: &str = "data";
+    /// The `model` of a profile of which nobody knows anything: no text, no neighbour, no profile given.
+    pub const FROM_NOTHING: &str = "none";
+
+    /// Whether the profile says anything about the node.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.model != Self::FROM_NOTHING && !self.profile.summary.is_empty()
+    }
+
     /// The node the profile is of.
     #[must_use]
     pub fn node(&self) -> Node {
@@ -87,13 +98,10 @@ impl Profiles {
         self.records.get(node)
     }
 
-    /// The text of a node; `None` also where the summary is empty.
+    /// What is known of a node, in text; `None` where nothing is ([`ProfileRecord::is_known`]).
     #[must_use]
     pub fn summary(&self, node: &Node) -> Option<&str> {
-        self.records
-            .get(node)
-            .map(|record| record.profile.summary.as_str())
-            .filter(|summary| !summary.is_empty())
+        self.records.get(node).filter(|record| record.is_known()).map(|record| record.profile.summary.as_str())
     }
 
     /// All records, users before items, by id.

@@ -1,0 +1,154 @@
+use std::time::Instant;
+
+use crate::store::{AttemptId, Settled};
+use crate::text::excerpt;
+use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Result, Store, Usage};
+
+/// Writes one row of the [`Store`]'s `attempts` for every call to the model inside: before it goes out, and when it ends.
+///
+/// A row says what the transport gave: `ok` with its tokens, `truncated` or `filtered` when the answer ended that way, or
+/// the kind of error. An answer that later turns out not to fit is marked `invalid` by
+/// [`Validated::audit`](crate::Validated::audit). A call whose future is dropped becomes `interrupted`.
+///
+/// ```
+/// use because_llm::{Audited, ChatModel, ChatRequest, Message, Offline, Store};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let store = Store::open(folder.path().join("llm.sqlite"))?;
+/// let model = Audited::new(Offline::new(), store.clone());
+/// model.chat(&ChatRequest::new(vec![Message::user("Say something about sand.")])).await?;
+/// store.flush()?;
+/// assert_eq!(store.totals()?.attempts["ok"], 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Audited<M> {
+    inner: M,
+    store: Store,
+}
+
+impl<M: ChatModel> Audited<M> {
+    /// Writes the calls to `inner` down in `store`.
+    #[must_use]
+    pub fn new(inner: M, store: Store) -> Self {
+        Self { inner, store }
+    }
+}
+
+impl<M: ChatModel> ChatModel for Audited<M> {
+    fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+        Box::pin(async move {
+            let model = self.inner.id();
+            let id = self.store.begin(&request.key(&model), &model).await?;
+            let row = UnderWay {
+                store: &self.store,
+                id,
+                since: Instant::now(),
+                settled: false,
+            };
+            let result = self.inner.chat(request).await;
+            row.settle(&result);
+            result
+        })
+    }
+
+    fn id(&self) -> ModelId {
+        self.inner.id()
+    }
+}
+
+/// A row that has to be settled, whatever happens to the call.
+struct UnderWay<'a> {
+    store: &'a Store,
+    id: AttemptId,
+    since: Instant,
+    settled: bool,
+}
+
+impl UnderWay<'_> {
+    fn settle(mut self, result: &Result<ChatResponse>) {
+        self.settled = true;
+        self.write(match result {
+            Ok(response) => Settled {
+                outcome: response.ending().outcome(),
+                usage: response.usage,
+                finish_reason: response.finish_reason.clone(),
+                ..Settled::default()
+            },
+            Err(error) => Settled {
+                outcome: outcome(error),
+                status: status(error),
+                usage: match error {
+                    ChatError::Truncated { response } => response.usage,
+                    _ => Usage::default(),
+                },
+                error: Some(excerpt(&error.to_string(), 500)),
+                ..Settled::default()
+            },
+        });
+    }
+
+    fn write(&self, settled: Settled) {
+        self.store.settle(
+            self.id,
+            Settled {
+                latency_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                ..settled
+            },
+        );
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.write(Settled {
+                outcome: "interrupted",
+                ..Settled::default()
+            });
+        }
+    }
+}
+
+fn outcome(error: &ChatError) -> &'static str {
+    match error {
+        ChatError::Transient { .. } => "transient",
+        ChatError::Overloaded { .. } => "overloaded",
+        ChatError::ContextTooLong { .. } => "context_too_long",
+        ChatError::Truncated { .. } => "truncated",
+        ChatError::Filtered { .. } => "filtered",
+        ChatError::Invalid { .. } => "invalid",
+        ChatError::Permanent { .. } => "permanent",
+        ChatError::NotRecorded { .. } => "not_recorded",
+        ChatError::Store { .. } => "store",
+    }
+}
+
+/// The HTTP status: a field where a caller may act on it, else in the message, where our client writes `HTTP 503`.
+fn status(error: &ChatError) -> Option<u16> {
+    let message = match error {
+        ChatError::Permanent { status, .. } => return *status,
+        ChatError::Transient { message }
+        | ChatError::Overloaded { message, .. }
+        | ChatError::ContextTooLong { message }
+        | ChatError::Filtered { message } => message,
+        _ => return None,
+    };
+    message.split_once("HTTP ")?.1.get(..3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_found_where_it_is_said() {
+        let said = |message: &str| status(&ChatError::Transient { message: message.into() });
+        assert_eq!(said("http://a: HTTP 503 Service Unavailable: no"), Some(503));
+        assert_eq!(said("http://a: connection refused"), None);
+        assert_eq!(said("HTTP 5ü"), None);
+    }
+}

@@ -1,0 +1,148 @@
+use std::path::{Path, PathBuf};
+
+/// Why a base could not be read, an adapter not be trained, or a text not be generated. Each variant says where.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TuneError {
+    /// What was given as the base is not a folder this crate can run.
+    #[error("{}: {reason}", path.display())]
+    Base {
+        /// What was given.
+        path: PathBuf,
+        /// What is missing, and what to put where.
+        reason: String,
+    },
+    /// A setting of a model's `config.json` is missing, contradictory or not implemented.
+    #[error("{}: {field}: {reason}", path.display())]
+    ModelConfig {
+        /// The file.
+        path: PathBuf,
+        /// The field in it.
+        field: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A weight file does not hold what the configuration asks for.
+    #[error("{}: {reason}", path.display())]
+    Weights {
+        /// The file or folder.
+        path: PathBuf,
+        /// Which tensor, and its two shapes.
+        reason: String,
+    },
+    /// The tokenizer or the chat template cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An adapter folder is malformed, asks for something not implemented, or does not fit the base.
+    #[error("{}: {reason}", path.display())]
+    Adapter {
+        /// The file or folder.
+        path: PathBuf,
+        /// Which setting or tensor.
+        reason: String,
+    },
+    /// A chat could not be turned into tokens.
+    #[error("chat cannot be rendered: {reason}")]
+    Chat {
+        /// What the template said.
+        reason: String,
+    },
+    /// A row of the training data cannot be used.
+    #[error("line {line}: {reason}")]
+    Row {
+        /// The line of the file, or the place in the list, counted from one.
+        line: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A setting of the run is out of its range.
+    #[error("{field}: {reason}")]
+    Setting {
+        /// The setting.
+        field: &'static str,
+        /// Its range.
+        reason: String,
+    },
+    /// A parameter that should learn got no gradient: the graph between it and the loss is cut.
+    #[error("step {step}: parameter {parameter} received no gradient")]
+    NoGradient {
+        /// The parameter's name.
+        parameter: String,
+        /// The optimiser step, counted from one.
+        step: u64,
+    },
+    /// The loss or the gradients are no longer numbers.
+    #[error("step {step}: {quantity} is {value}; lower the learning rate or look at the rows of this step")]
+    NotFinite {
+        /// `loss` or `gradient norm`.
+        quantity: &'static str,
+        /// Its value.
+        value: f64,
+        /// The optimiser step, counted from one.
+        step: u64,
+    },
+    /// A checkpoint is malformed or belongs to another run.
+    #[error("{}: {reason}", path.display())]
+    Checkpoint {
+        /// The checkpoint's folder or file.
+        path: PathBuf,
+        /// What does not match.
+        reason: String,
+    },
+    /// The caller stopped the run; it goes on from the checkpoint.
+    #[error("stopped after step {step}; {} holds everything to go on", checkpoint.display())]
+    Cancelled {
+        /// How many steps were done.
+        step: u64,
+        /// Where they are kept.
+        checkpoint: PathBuf,
+    },
+    /// Prompt and answer together do not fit the model's context.
+    #[error("prompt of {prompt_tokens} tokens and an answer of up to {max_tokens} exceed the context of {context} tokens")]
+    ContextTooLong {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens asked for.
+        max_tokens: usize,
+        /// What the model can attend to.
+        context: usize,
+    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] because_core::Error),
+    /// A tensor operation failed; with inputs that were checked this is a fault of this crate or of the machine.
+    #[error("tensor operation failed")]
+    Tensor(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl TuneError {
+    /// Whether what the caller gave is at fault, and not this program or the machine.
+    #[must_use]
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::File(error) => error.is_bad_input(),
+            Self::NoGradient { .. }
+            | Self::NotFinite { .. }
+            | Self::Cancelled { .. }
+            | Self::Tensor(_) => false,
+            _ => true,
+        }
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::File(because_core::Error::io(action, path, source))
+    }
+}
+
+impl From<candle_core::Error> for TuneError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(Box::new(error))
+    }
+}
+
+pub(crate) type Result<T, E = TuneError> = std::result::Result<T, E>;

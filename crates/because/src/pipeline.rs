@@ -1,0 +1,253 @@
+mod contrast;
+mod evaluate;
+mod profile;
+#[cfg(feature = "tune")]
+mod tune;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use because_core::Project;
+use because_llm::{ChatModel, ModelSpec, ModelStack, Stop, Store};
+use serde::Serialize;
+
+use crate::journal::{Journal, fingerprint};
+use crate::{Error, Result, Settings};
+
+pub use contrast::Pairs;
+#[cfg(feature = "tune")]
+pub use tune::Explained;
+
+/// The stages of an experiment over one project directory, each a method, and [`Pipeline::run`] for all of them in order.
+///
+/// A stage whose settings and inputs have not changed since it was done is not done again. Killed at any moment and started
+/// again, a run ends with the same bytes and asks no model twice for what it answered: answers are in `llm.sqlite` before
+/// they are used, files are whole or absent, and training goes on from its last checkpoint.
+pub struct Pipeline {
+    project: Project,
+    settings: Settings,
+    stop: Stop,
+    events: Box<dyn Fn(Event<'_>) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("project", &self.project).field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// What a run tells while it goes on.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A stage begins.
+    Begin {
+        /// Which.
+        stage: &'a str,
+    },
+    /// So many of so many are done.
+    Progress {
+        /// What is counted.
+        what: &'a str,
+        /// How many are done.
+        done: usize,
+        /// How many there are.
+        total: usize,
+    },
+    /// A step of training.
+    Loss {
+        /// What is trained.
+        what: &'a str,
+        /// The step, from one.
+        step: usize,
+        /// How many there are.
+        total: usize,
+        /// The mean loss of the step, in nats a supervised token.
+        loss: f64,
+    },
+    /// A stage has ended.
+    End(&'a StageReport),
+}
+
+/// Whether a stage was done in this run or found done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageStatus {
+    /// Its work was done now.
+    Done,
+    /// Nothing that it depends on has changed since it was done.
+    Kept,
+}
+
+/// What a stage did and what it cost.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StageReport {
+    /// Its name.
+    pub stage: String,
+    /// Whether anything had to be done.
+    pub status: StageStatus,
+    /// How long it took.
+    pub seconds: f64,
+    /// The most memory that the process held during it, where the system tells (Linux).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
+    /// What it found, stage by stage different.
+    pub detail: serde_json::Value,
+}
+
+impl Pipeline {
+    /// The pipeline of this project, with these settings.
+    pub fn new(project: Project, settings: Settings) -> Self {
+        Self { project, settings, stop: Stop::default(), events: Box::new(|_| {}) }
+    }
+
+    /// The pipeline of a directory, with the settings of its `because.toml` or, where it has none, the defaults.
+    ///
+    /// # Errors
+    /// When the directory does not exist or its `because.toml` is not one.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let project = Project::new(root);
+        if !project.root().is_dir() {
+            return Err(because_core::Error::Missing {
+                path: project.root().to_owned(),
+                hint: "make a project directory with `because import`",
+            }
+            .into());
+        }
+        let path = project.path("because.toml");
+        let settings = if path.exists() { Settings::load(&path)? } else { Settings::default() };
+        Ok(Self::new(project, settings))
+    }
+
+    /// Obeys this stop: what is under way is waited for, then the run ends with [`crate::Fault::Stopped`].
+    #[must_use]
+    pub fn stop(mut self, stop: Stop) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Tells what happens, from whatever thread it happens on.
+    #[must_use]
+    pub fn on_event(mut self, events: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
+        self.events = Box::new(events);
+        self
+    }
+
+    /// The project.
+    #[must_use]
+    pub fn project(&self) -> &Project {
+        &self.project
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes settings before a stage is run.
+    pub fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    /// Runs every stage: profiles, explanations, examples, training, predictions, figures, report. Writes `because.toml` in
+    /// full first, so that the directory says how everything in it was made.
+    ///
+    /// # Errors
+    /// With the first stage that fails; the stages before it stay done.
+    #[cfg(feature = "tune")]
+    pub async fn run(&self) -> Result<Vec<StageReport>> {
+        self.settings.save(&self.project.path("because.toml"))?;
+        let mut reports = self.profile().await?;
+        reports.push(self.contrast_all().await?);
+        reports.push(self.examples()?);
+        reports.extend(self.train()?);
+        reports.push(self.predict()?);
+        reports.push(self.evaluate()?);
+        Ok(reports)
+    }
+
+    /// The model behind a spec with everything around it: validation and repair, retries, a bound on calls in flight, the
+    /// project's answer store and, if the settings say so, a recording.
+    fn model(&self, spec: &ModelSpec, store: &Arc<Store>) -> Result<Box<dyn ChatModel>> {
+        let llm = &self.settings.llm;
+        let bare: Box<dyn ChatModel> = match spec {
+            #[cfg(feature = "tune")]
+            ModelSpec::Qwen { path, adapter } => {
+                Box::new(because_tune::TunedModel::load(Path::new(path), adapter.as_deref().map(Path::new))?)
+            }
+            #[cfg(not(feature = "tune"))]
+            ModelSpec::Qwen { .. } => return Err(Error::Feature { what: spec.to_string(), feature: "tune" }),
+            other => other.open_with_timeout(std::time::Duration::from_secs(llm.timeout_secs))?,
+        };
+        let mut stack = ModelStack::new(bare)
+            .store(Arc::clone(store))
+            .concurrency(llm.concurrency)
+            .attempts(llm.max_attempts)
+            .repairs(llm.repairs);
+        if let Some(record) = &llm.record {
+            stack = stack.record(record);
+        }
+        Ok(stack.build()?)
+    }
+
+    fn store(&self) -> Result<Arc<Store>> {
+        Ok(Arc::new(Store::open(&self.project.llm_path())?))
+    }
+
+    /// Does a stage unless it is done, and measures it. `work` returns what it found and the files it wrote.
+    async fn stage<S: Serialize>(
+        &self,
+        name: &str,
+        settings: &S,
+        inputs: &[&Path],
+        work: impl AsyncFnOnce() -> Result<(serde_json::Value, Vec<PathBuf>)>,
+    ) -> Result<StageReport> {
+        (self.events)(Event::Begin { stage: name });
+        let begun = Instant::now();
+        memory::reset_peak();
+        let fingerprint = fingerprint(name, settings, inputs)?;
+        let mut journal = Journal::open(&self.project)?;
+        let (status, detail) = if journal.is_done(&self.project, name, &fingerprint)? {
+            (StageStatus::Kept, serde_json::Value::Null)
+        } else {
+            let (detail, outputs) = work().await?;
+            journal.done(&self.project, name, fingerprint, &outputs)?;
+            (StageStatus::Done, detail)
+        };
+        let report = StageReport {
+            stage: name.to_owned(),
+            status,
+            seconds: begun.elapsed().as_secs_f64(),
+            peak_rss_bytes: memory::peak(),
+            detail,
+        };
+        (self.events)(Event::End(&report));
+        Ok(report)
+    }
+
+    fn last_profiles(&self) -> Result<because_core::Profiles> {
+        let layer = self.project.last_layer().ok_or_else(|| because_core::Error::Missing {
+            path: self.project.profiles_path(0),
+            hint: "make it with `because profile`",
+        })?;
+        Ok(self.project.profiles(layer)?)
+    }
+}
+
+/// The process's peak memory, as Linux tells it; nothing elsewhere.
+mod memory {
+    /// Forgets the peak so far, so that the next reading is that of the stage in between.
+    pub(super) fn reset_peak() {
+        // Not being allowed to only means that a peak includes earlier stages.
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
+    }
+
+    pub(super) fn peak() -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kilobytes * 1024)
+    }
+}

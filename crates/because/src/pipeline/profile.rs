@@ -1,0 +1,98 @@
+use because_core::jsonl;
+use because_graph::BipartiteGraph;
+use because_propagate::{InitialProfiles, MessagePassing, WordLimits, Written};
+use serde_json::json;
+
+use super::{Event, Pipeline, StageReport};
+use crate::Result;
+
+impl Pipeline {
+    /// PGHIS: writes `profiles.layer0.jsonl` and one file for each layer after it.
+    ///
+    /// # Errors
+    /// When the project cannot be read or the model can no longer be asked.
+    pub async fn profile(&self) -> Result<Vec<StageReport>> {
+        let project = &self.project;
+        let settings = &self.settings.profile;
+        let graph = BipartiteGraph::from_project(project)?;
+        let model = self.model(&self.settings.llm.model, &self.store()?)?;
+        let sampler = settings.sampling.sampler(self.settings.seed);
+        let mut words = WordLimits::default();
+        words.profile = settings.words;
+        words.shared = settings.shared_words;
+
+        let interactions = project.interactions_path();
+        let [users, items] = ["users.jsonl", "items.jsonl"].map(|name| project.path(name));
+        let depends = json!([self.settings.seed, model.id(), settings.interactions, settings.sampling, settings.words]);
+        let initial = InitialProfiles::new(&model)
+            .sampler(&sampler)
+            .interactions(settings.interactions)
+            .words(words)
+            .concurrency(self.settings.llm.concurrency)
+            .stop(self.stop.clone())
+            .on_progress(|progress| self.progress(progress));
+        let written = async || {
+            let written = initial.run(&graph, &project.users()?, &project.items()?).await?;
+            self.save_layer(&written)
+        };
+        let mut reports =
+            vec![self.stage("profile layer 0", &depends, &[&interactions, &users, &items], written).await?];
+
+        let layers = MessagePassing::new(&model)
+            .neighbors(settings.neighbors)
+            .sampler(&sampler)
+            .words(words)
+            .concurrency(self.settings.llm.concurrency)
+            .stop(self.stop.clone())
+            .on_progress(|progress| self.progress(progress));
+        let depends = json!([
+            self.settings.seed,
+            model.id(),
+            settings.neighbors,
+            settings.sampling,
+            settings.words,
+            settings.shared_words,
+        ]);
+        for layer in 1..=settings.layers {
+            let [initial, below] = [0, layer - 1].map(|layer| project.profiles_path(layer));
+            let written = async || {
+                let written =
+                    layers.layer(&graph, &project.profiles(0)?, &project.profiles(layer - 1)?).await?;
+                self.save_layer(&written)
+            };
+            let name = format!("profile layer {layer}");
+            reports.push(self.stage(&name, &depends, &[&interactions, &initial, &below], written).await?);
+        }
+        self.forget_layers_above(settings.layers)?;
+        Ok(reports)
+    }
+
+    fn save_layer(&self, written: &Written) -> Result<(serde_json::Value, Vec<std::path::PathBuf>)> {
+        let profiles = &written.profiles;
+        let path = self.project.profiles_path(profiles.layer());
+        jsonl::write(&path, profiles.records())?;
+        let detail = json!({
+            "profiles": profiles.len(),
+            "unknown": profiles.records().filter(|record| !record.is_known()).count(),
+            "kept_text_of_the_layer_below": written.fallbacks.len(),
+        });
+        Ok((detail, vec![path]))
+    }
+
+    /// A run with fewer layers than the last one must not leave the old upper layers to be taken for its result.
+    fn forget_layers_above(&self, layers: usize) -> Result<()> {
+        for layer in layers + 1.. {
+            let path = self.project.profiles_path(layer);
+            match std::fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
+                Err(error) => return Err(because_core::Error::io("remove", &path, error).into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&self, progress: because_propagate::Progress<'_>) {
+        (self.events)(Event::Progress { what: progress.stage, done: progress.done, total: progress.total });
+    }
+}

@@ -1,0 +1,250 @@
+use std::path::{Path, PathBuf};
+
+use because_contrast::Contrast;
+use because_core::jsonl;
+use because_graph::Sampling;
+use because_llm::ModelSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Every setting of an experiment: what `because.toml` holds. A file may leave out whatever it does not change.
+///
+/// ```
+/// let settings: because::Settings = "[profile]\nlayers = 1".parse()?;
+/// assert_eq!((settings.profile.layers, settings.contrast.hard), (1, 2));
+/// # Ok::<(), because::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Where everything that is drawn begins: samples, splits, orders, weights.
+    pub seed: u64,
+    /// The chat models and how they are called.
+    pub llm: LlmSettings,
+    /// PGHIS.
+    pub profile: ProfileSettings,
+    /// CPEG.
+    pub contrast: ContrastSettings,
+    /// The small model and its training.
+    pub train: TrainSettings,
+    /// What is explained and measured at the end.
+    pub evaluate: EvaluateSettings,
+}
+
+/// The chat models and how they are called.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct LlmSettings {
+    /// Writes the profiles.
+    pub model: ModelSpec,
+    /// Explains; the same model where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoner: Option<ModelSpec>,
+    /// At most this many calls in flight.
+    pub concurrency: usize,
+    /// How often one call is tried before the run stops.
+    pub max_attempts: u32,
+    /// How often an answer that does not fit is asked again with the fault named.
+    pub repairs: u32,
+    /// How long one call may take.
+    pub timeout_secs: u64,
+    /// Where every exchange is written for a later `replay:`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<PathBuf>,
+}
+
+impl Default for LlmSettings {
+    fn default() -> Self {
+        Self {
+            model: ModelSpec::Offline,
+            reasoner: None,
+            concurrency: 16,
+            max_attempts: 5,
+            repairs: 2,
+            timeout_secs: 600,
+            record: None,
+        }
+    }
+}
+
+/// PGHIS: how profiles are written and passed on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ProfileSettings {
+    /// Rounds of messages after the initial profiles. The paper does not state its number; text networks near it use 2.
+    pub layers: usize,
+    /// Neighbours read by a node at each layer. The paper does not state its number.
+    pub neighbors: usize,
+    /// Interactions read for an initial profile; RLMRec's examples show six.
+    pub interactions: usize,
+    /// Which neighbours are read.
+    pub sampling: Sampling,
+    /// The length of a profile, in words.
+    pub words: usize,
+    /// The length of what neighbours share, in words.
+    pub shared_words: usize,
+}
+
+impl Default for ProfileSettings {
+    fn default() -> Self {
+        let words = because_propagate::WordLimits::default();
+        Self {
+            layers: 2,
+            neighbors: 8,
+            interactions: 8,
+            sampling: Sampling::Uniform,
+            words: words.profile,
+            shared_words: words.shared,
+        }
+    }
+}
+
+/// CPEG: which pairs are explained, and against what.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ContrastSettings {
+    /// Hard negatives a pair: the paper's k = 2.
+    pub hard: usize,
+    /// Random negatives a pair: the paper's m = 5.
+    pub random: usize,
+    /// Answers asked for before a pair is given up.
+    pub max_attempts: usize,
+    /// Train pairs explained at most, drawn by seed: what the small model learns from.
+    pub train_limit: usize,
+    /// Valid pairs explained at most.
+    pub valid_limit: usize,
+    /// Test pairs explained at most, where the data brings no references of its own.
+    pub test_limit: usize,
+    /// Whether explanations of pairs that the model never found are learnt from too.
+    pub include_rejected: bool,
+}
+
+impl Default for ContrastSettings {
+    fn default() -> Self {
+        let Contrast { hard, random, max_attempts, .. } = Contrast::default();
+        Self {
+            hard,
+            random,
+            max_attempts,
+            train_limit: 1000,
+            valid_limit: 50,
+            test_limit: 200,
+            include_rejected: false,
+        }
+    }
+}
+
+/// The small model and its training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TrainSettings {
+    /// A folder with a Qwen2.5 checkpoint, or `tiny`: a small model of that architecture made from the project's own texts.
+    pub base: String,
+    /// Optimiser steps of LoRA at most; 0 for as many as the epochs have.
+    pub max_steps: usize,
+    /// Times that every example is seen, where `max_steps` does not end it before.
+    pub epochs: usize,
+    /// Examples in a step.
+    pub batch_size: usize,
+    /// Batches whose gradients are added up before a step.
+    pub accumulation: usize,
+    /// The highest learning rate, reached after the warm-up.
+    pub learning_rate: f64,
+    /// Steps over which the learning rate rises.
+    pub warmup_steps: usize,
+    /// The rank of the adapter.
+    pub rank: usize,
+    /// The scale of the adapter times its rank.
+    pub alpha: f64,
+    /// The linear layers that get an adapter.
+    pub target_modules: Vec<String>,
+    /// Tokens of an example at most.
+    pub max_length: usize,
+    /// Steps between two checkpoints from which a run that was killed goes on.
+    pub checkpoint_every: usize,
+    /// Steps in which `tiny`'s own weights are made; not used with another base.
+    pub tiny_steps: usize,
+}
+
+impl Default for TrainSettings {
+    fn default() -> Self {
+        Self {
+            base: "tiny".into(),
+            max_steps: 0,
+            epochs: 3,
+            batch_size: 8,
+            accumulation: 1,
+            learning_rate: 2e-4,
+            warmup_steps: 10,
+            rank: 8,
+            alpha: 16.0,
+            target_modules: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+                .map(str::to_owned)
+                .to_vec(),
+            max_length: 1024,
+            checkpoint_every: 50,
+            tiny_steps: 600,
+        }
+    }
+}
+
+/// What is explained and measured at the end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct EvaluateSettings {
+    /// Tokens of one explanation at most.
+    pub max_tokens: usize,
+    /// Resamples behind each interval.
+    pub resamples: usize,
+    /// Explanations shown in the report.
+    pub samples: usize,
+}
+
+impl Default for EvaluateSettings {
+    fn default() -> Self {
+        Self { max_tokens: 128, resamples: 1000, samples: 6 }
+    }
+}
+
+impl Settings {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not TOML, or has a setting of another name or type; the message has the line.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| because_core::Error::io("read", path, source))?;
+        toml::from_str(&text).map_err(|source| Error::Settings { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Writes every setting, also those at their default.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = toml::to_string_pretty(self).map_err(|error| {
+            because_core::Error::io("write", path, std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+        })?;
+        jsonl::write_atomic(path, |out| out.write_all(text.as_bytes()))?;
+        Ok(())
+    }
+
+    pub(crate) fn reasoner(&self) -> &ModelSpec {
+        self.llm.reasoner.as_ref().unwrap_or(&self.llm.model)
+    }
+}
+
+impl std::str::FromStr for Settings {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let path = PathBuf::from("because.toml");
+        toml::from_str(text).map_err(|source| Error::Settings { path, source: Box::new(source) })
+    }
+}
