@@ -1,2 +1,63 @@
-//! The `because` command.
-fn main() {}
+//! The `because` command: from raw interactions to explanations and a report.
+
+mod args;
+mod commands;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use because::Fault;
+use because::llm::Stop;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::Cli;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let default = if cli.quiet { "error" } else { "warn" };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default)))
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    let output = Output::new(cli.json, cli.quiet);
+    let stop = Stop::default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output.failure(&error);
+            return ExitCode::from(1);
+        }
+    };
+    runtime.spawn(obey_signals(stop.clone()));
+    let ended = runtime.block_on(commands::run(cli.command, &output, &stop));
+    // A blocking read or a local model may still hold a thread; nothing it does matters any more.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.failure(&error);
+            ExitCode::from(match error.fault() {
+                Fault::Run => 1,
+                Fault::Input => 2,
+                Fault::Stopped => 3,
+            })
+        }
+    }
+}
+
+/// The first Ctrl-C asks the run to stop once what is under way, and paid for, has come back; the second does not wait.
+async fn obey_signals(stop: Stop) {
+    if tokio::signal::ctrl_c().await.is_err() {
+        return;
+    }
+    tracing::warn!("stopping after the calls under way; press Ctrl-C again to stop at once");
+    stop.request();
+    if tokio::signal::ctrl_c().await.is_ok() {
+        std::process::exit(3);
+    }
+}

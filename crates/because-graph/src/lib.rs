@@ -1,1 +1,57 @@
-//! Reads raw interaction files, builds the user-item graph, splits it, and answers who is near whom
+//! Reads people's raw files, builds the user-item graph, splits it, and answers who is near whom.
+//!
+//! ```
+//! use because_core::{Project, Side};
+//! use because_graph::{BipartiteGraph, Format, Import, NeighborSampler, UniformSampler};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let ratings = folder.path().join("ratings.csv");
+//! std::fs::write(&ratings, "userId,movieId,rating\nann,dune,5\nann,solaris,4\nbob,dune,five\n")?;
+//!
+//! let project = Project::new(folder.path().join("books"));
+//! let summary = Import::new(Format::Csv, [ratings]).seed(7).run(&project)?;
+//! assert_eq!((summary.read, summary.taken, summary.rejected), (3, 2, 1));
+//!
+//! let graph = BipartiteGraph::from_project(&project)?;
+//! let ann = graph.user("ann").ok_or("ann has two ratings")?;
+//! let sample = UniformSampler { seed: 7 }.sample(&graph, ann, 1, 8);
+//! assert!(sample.iter().all(|neighbor| graph.node(neighbor.node).side() == Side::Item));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! In reading order: [`Import`] makes a project directory of raw files, with [`SplitStrategy`]; [`BipartiteGraph`] is the
+//! graph; [`NeighborSampler`] chooses whose profiles a node reads; [`ItemScorer`] and [`ItemCosine`] say which items are
+//! close to a user; [`GraphStats`] describes the graph and [`check()`] finds leaks and contradictions.
+//!
+//! What it does not do: it never sees a model, a prompt or a profile being written.
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")
+)]
+
+mod check;
+mod error;
+mod graph;
+mod hash;
+mod import;
+mod kcore;
+mod sample;
+mod scorer;
+mod split;
+mod stats;
+
+pub use check::{CheckReport, Finding, Severity, check};
+pub use error::{Error, Result};
+pub use graph::{BipartiteGraph, Edge, Neighbor};
+pub use import::{
+    Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind, SplitSource,
+};
+pub use petgraph::graph::NodeIndex;
+pub use sample::{
+    MostRecentSampler, NeighborSampler, Sampling, TopRatedSampler, UniformSampler, edge_rank,
+};
+pub use scorer::{ItemCosine, ItemScorer, Scored};
+pub use split::{Ratio, SplitStrategy};
+pub use stats::{DegreeStats, GraphStats, SplitCounts};

@@ -17,7 +17,7 @@ use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId,
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// let store = Store::open(folder.path().join("llm.sqlite"))?;
-/// let model = Audited::new(Offline::new(), store.clone());
+/// let model = Audited::new(Offline, store.clone());
 /// model.chat(&ChatRequest::new(vec![Message::user("Say something about sand.")])).await?;
 /// store.flush()?;
 /// assert_eq!(store.totals()?.attempts["ok"], 1);

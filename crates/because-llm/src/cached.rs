@@ -18,7 +18,7 @@ use crate::{BoxFuture, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// let store = Store::open(folder.path().join("llm.sqlite"))?;
-/// let model = Cached::new(Offline::new(), store.clone());
+/// let model = Cached::new(Offline, store.clone());
 /// let request = ChatRequest::new(vec![Message::user("Say something about sand.")]);
 /// let first = model.chat(&request).await?;
 /// assert_eq!(model.chat(&request).await?, first);

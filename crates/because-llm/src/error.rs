@@ -89,7 +89,7 @@ impl ChatError {
             || matches!(
                 self,
                 Self::Permanent {
-                    status: Some(401 | 402 | 403 | 404),
+                    status: Some(401 | 402 | 403 | 404 | 429),
                     ..
                 }
             )

@@ -9,7 +9,7 @@ use crate::{BoxFuture, ChatModel, ChatRequest, ChatResponse, ModelId, Result};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), because_llm::ChatError> {
-/// let model = Limited::new(Offline::new(), 8);
+/// let model = Limited::new(Offline, 8);
 /// model.chat(&ChatRequest::new(vec![Message::user("Say something about sand.")])).await?;
 /// # Ok(())
 /// # }

@@ -16,7 +16,7 @@ use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId,
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), because_llm::ChatError> {
-/// let model = Retrying::new(Offline::new()).attempts(3).deadline(Duration::from_secs(120));
+/// let model = Retrying::new(Offline).attempts(3).deadline(Duration::from_secs(120));
 /// model.chat(&ChatRequest::new(vec![Message::user("Say something about sand.")])).await?;
 /// # Ok(())
 /// # }

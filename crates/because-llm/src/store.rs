@@ -6,8 +6,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::channel::oneshot;
-use rusqlite::{Connection, OptionalExtension};
+use futures_channel::oneshot;
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 
 use crate::{ChatError, ChatResponse, ModelId, RequestKey, Result, Usage};
@@ -272,7 +272,7 @@ fn totals(reader: &Connection) -> rusqlite::Result<StoreTotals> {
     // One transaction, so that the figures belong together.
     let reader = reader.unchecked_transaction()?;
     let mut totals = StoreTotals {
-        responses: reader.query_row("SELECT count(*) FROM responses", [], |row| row.get(0))?,
+        responses: reader.query_row("SELECT count(*) FROM responses", [], |row| unsigned(row, 0))?,
         ..StoreTotals::default()
     };
     let mut statement = reader.prepare(
@@ -281,12 +281,12 @@ fn totals(reader: &Connection) -> rusqlite::Result<StoreTotals> {
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let count: u64 = row.get(2)?;
+        let count = unsigned(row, 2)?;
         let usage = Usage {
-            prompt_tokens: row.get(3)?,
-            completion_tokens: row.get(4)?,
-            cached_tokens: row.get(5)?,
-            reasoning_tokens: row.get(6)?,
+            prompt_tokens: unsigned(row, 3)?,
+            completion_tokens: unsigned(row, 4)?,
+            cached_tokens: unsigned(row, 5)?,
+            reasoning_tokens: unsigned(row, 6)?,
         };
         *totals.attempts.entry(row.get(1)?).or_default() += count;
         totals.usage += usage;
@@ -295,6 +295,11 @@ fn totals(reader: &Connection) -> rusqlite::Result<StoreTotals> {
         model.usage += usage;
     }
     Ok(totals)
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    Ok(u64::try_from(value).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -396,7 +401,12 @@ mod tests {
         let nowhere = folder.path().join("no/such/folder.sqlite");
 
         let message = |path: &Path| Store::open(path).unwrap_err().to_string().replace(folder.path().to_str().unwrap(), "");
-        insta::assert_snapshot!([&newer, &foreign, &broken, &nowhere].map(|path| message(path)).join("\n"), @"");
+        insta::assert_snapshot!([&newer, &foreign, &broken, &nowhere].map(|path| message(path)).join("\n"), @r#"
+        /newer.sqlite: written by a newer version (its schema is 99, this program knows 1); update the program or use another file
+        /foreign.sqlite: a database of another program; give another path
+        /broken.sqlite: file is not a database; move it away to begin a new one
+        /no/such/folder.sqlite: cannot open /no/such/folder.sqlite-lock: No such file or directory (os error 2)
+        "#);
     }
 
     #[tokio::test]

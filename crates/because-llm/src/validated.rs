@@ -25,7 +25,7 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let model = Validated::new(Offline::new()).repairs(1);
+/// let model = Validated::new(Offline).repairs(1);
 /// let schema = serde_json::json!({
 ///     "type": "object",
 ///     "properties": {"summary": {"type": "string"}},
@@ -233,13 +233,9 @@ fn candidates(answer: &str) -> Box<dyn Iterator<Item = Value> + '_> {
 /// The request again, with the answer that does not fit and what is wrong with it.
 fn repair(request: &ChatRequest, problem: &Problem) -> ChatRequest {
     static PROMPT: LazyLock<PromptTemplate> = LazyLock::new(|| {
-        PromptTemplate::new(include_str!("../prompts/repair.md"), &["problem", "how"])
+        PromptTemplate::new(include_str!("../prompts/repair.md"), &["problem"])
             .expect("the file beside us names what we fill in")
     });
-    let how = match request.schema {
-        Some(_) => " with one JSON object that fits the schema, and nothing else.",
-        None => ".",
-    };
     let mut repaired = request.clone();
     // Some chat templates refuse an empty turn, and two of the same speaker in a row.
     let said = match problem.answer.as_str() {
@@ -247,9 +243,10 @@ fn repair(request: &ChatRequest, problem: &Problem) -> ChatRequest {
         answer => excerpt_lines(answer, 4000),
     };
     repaired.messages.push(Message::assistant(said));
-    repaired.messages.push(Message::user(
-        PROMPT.render(&[("problem", &fence("problem", &problem.reason)), ("how", how)]),
-    ));
+    let problem = fence("problem", &problem.reason);
+    repaired
+        .messages
+        .push(Message::user(PROMPT.render(&[("problem", &problem)])));
     repaired
 }
 
@@ -327,7 +324,22 @@ mod tests {
         assert_eq!(response.usage.prompt_tokens, 30);
         assert_eq!(response.usage.completion_tokens, 3);
         let asked = inner.asked.lock().unwrap();
-        insta::assert_json_snapshot!(asked[2].messages, @"");
+        insta::assert_json_snapshot!(asked[2].messages, @r#"
+        [
+          {
+            "role": "user",
+            "content": "rate"
+          },
+          {
+            "role": "assistant",
+            "content": "{\"stars\": 7}"
+          },
+          {
+            "role": "user",
+            "content": "Your last answer cannot be used. What is wrong with it:\n\n<data name=\"problem\">\n\"at /stars: 7 is greater than the maximum of 5\"\n</data>\n\nAnswer the question again, in exactly the form that was asked for, with nothing before or after it."
+          }
+        ]
+        "#);
         assert_ne!(asked[0].key(&ModelId::default()), asked[1].key(&ModelId::default()));
     }
 
@@ -335,7 +347,9 @@ mod tests {
     async fn after_the_last_repair_the_error_shows_the_last_answer() {
         let inner = Scripted::new(&["a", "b", "{\"stars\": \"c\"}"]);
         let error = Validated::new(&inner).chat(&request()).await.unwrap_err();
-        insta::assert_snapshot!(error, @"");
+        insta::assert_snapshot!(error, @r#"
+        answer does not fit after 3 attempts: at /stars: "c" is not of type "integer"; it begins "{\"stars\": \"c\"}"
+        "#);
     }
 
     #[tokio::test]

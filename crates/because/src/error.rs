@@ -48,6 +48,12 @@ pub enum Error {
     /// A user or an item that the project does not know.
     #[error("{0} has no profile in this project")]
     Unknown(because_core::Node),
+    /// A strict check found leaks between the splits.
+    #[error("{count} leaks between the splits")]
+    Leaks {
+        /// How many findings there are.
+        count: usize,
+    },
     /// Something that this build leaves out.
     #[error("{what} needs the `{feature}` feature, which this build leaves out")]
     Feature {

@@ -1,15 +1,14 @@
 mod contrast;
-mod evaluate;
 mod profile;
+mod report;
 #[cfg(feature = "tune")]
 mod tune;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use because_core::Project;
-use because_llm::{ChatModel, ModelSpec, ModelStack, Stop, Store};
+use because_llm::{ChatModel, ModelSpec, ModelStack, Stop, Store, StoreTotals};
 use serde::Serialize;
 
 use crate::journal::{Journal, fingerprint};
@@ -161,30 +160,33 @@ impl Pipeline {
         self.settings.save(&self.project.path("because.toml"))?;
         let mut reports = self.profile().await?;
         reports.push(self.contrast_all().await?);
-        reports.push(self.examples()?);
-        reports.extend(self.train()?);
-        reports.push(self.predict()?);
-        reports.push(self.evaluate()?);
+        reports.push(self.examples().await?);
+        reports.extend(self.train().await?);
+        reports.push(self.predict().await?);
+        reports.push(self.report().await?);
         Ok(reports)
+    }
+
+    /// What all the calls of this project came to so far; `None` where none was ever made.
+    ///
+    /// # Errors
+    /// When `llm.sqlite` is there and cannot be read.
+    pub fn llm_totals(&self) -> Result<Option<StoreTotals>> {
+        let path = self.project.llm_path();
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(Store::open(path)?.totals()?))
     }
 
     /// The model behind a spec with everything around it: validation and repair, retries, a bound on calls in flight, the
     /// project's answer store and, if the settings say so, a recording.
-    fn model(&self, spec: &ModelSpec, store: &Arc<Store>) -> Result<Box<dyn ChatModel>> {
+    fn model(&self, spec: &ModelSpec) -> Result<Box<dyn ChatModel>> {
         let llm = &self.settings.llm;
-        let bare: Box<dyn ChatModel> = match spec {
-            #[cfg(feature = "tune")]
-            ModelSpec::Qwen { path, adapter } => {
-                Box::new(because_tune::TunedModel::load(Path::new(path), adapter.as_deref().map(Path::new))?)
-            }
-            #[cfg(not(feature = "tune"))]
-            ModelSpec::Qwen { .. } => return Err(Error::Feature { what: spec.to_string(), feature: "tune" }),
-            other => other.open_with_timeout(std::time::Duration::from_secs(llm.timeout_secs))?,
-        };
-        let mut stack = ModelStack::new(bare)
-            .store(Arc::clone(store))
+        let mut stack = ModelStack::new(self.bare_model(spec)?)
+            .store(Store::open(self.project.llm_path())?)
             .concurrency(llm.concurrency)
-            .attempts(llm.max_attempts)
+            .retries(llm.retries)
             .repairs(llm.repairs);
         if let Some(record) = &llm.record {
             stack = stack.record(record);
@@ -192,8 +194,26 @@ impl Pipeline {
         Ok(stack.build()?)
     }
 
-    fn store(&self) -> Result<Arc<Store>> {
-        Ok(Arc::new(Store::open(&self.project.llm_path())?))
+    fn bare_model(&self, spec: &ModelSpec) -> Result<Box<dyn ChatModel>> {
+        match spec {
+            #[cfg(feature = "openai")]
+            ModelSpec::OpenAi { model, url } => {
+                let timeout = std::time::Duration::from_secs(self.settings.llm.timeout_secs);
+                let builder = because_llm::OpenAi::from_env(model).timeout(timeout);
+                let builder = match url {
+                    Some(url) => builder.base_url(url),
+                    None => builder,
+                };
+                Ok(Box::new(builder.build()?))
+            }
+            #[cfg(feature = "tune")]
+            ModelSpec::Qwen { base, adapter } => {
+                Ok(Box::new(because_tune::TunedModel::load(Path::new(base), adapter.as_deref())?))
+            }
+            #[cfg(not(feature = "tune"))]
+            ModelSpec::Qwen { .. } => Err(Error::Feature { what: spec.to_string(), feature: "tune" }),
+            other => Ok(other.open()?),
+        }
     }
 
     /// Does a stage unless it is done, and measures it. `work` returns what it found and the files it wrote.

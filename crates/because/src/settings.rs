@@ -45,8 +45,8 @@ pub struct LlmSettings {
     pub reasoner: Option<ModelSpec>,
     /// At most this many calls in flight.
     pub concurrency: usize,
-    /// How often one call is tried before the run stops.
-    pub max_attempts: u32,
+    /// How often a call that failed in a way that may pass is repeated before the run stops.
+    pub retries: u32,
     /// How often an answer that does not fit is asked again with the fault named.
     pub repairs: u32,
     /// How long one call may take.
@@ -62,7 +62,7 @@ impl Default for LlmSettings {
             model: ModelSpec::Offline,
             reasoner: None,
             concurrency: 16,
-            max_attempts: 5,
+            retries: 4,
             repairs: 2,
             timeout_secs: 600,
             record: None,

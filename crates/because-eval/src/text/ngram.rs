@@ -107,13 +107,22 @@ mod tests {
     fn the_largest_symbols_do_not_collide() {
         let mut matcher = NgramMatcher::default();
         let last = u32::from(char::MAX);
-        assert_eq!(matcher.matches::<6>(&[last, 0, last], &[last, 0, last]), [3, 2, 1, 0, 0, 0]);
+        assert_eq!(
+            matcher.matches::<6>(&[last, 0, last], &[last, 0, last]),
+            [3, 2, 1, 0, 0, 0]
+        );
         let id = u32::MAX - 1;
-        assert_eq!(matcher.matches::<4>(&[id, id, 0], &[id, 0, 0]), [2, 1, 0, 0]);
+        assert_eq!(
+            matcher.matches::<4>(&[id, id, 0], &[id, 0, 0]),
+            [2, 1, 0, 0]
+        );
     }
 
     #[test]
     fn short_sequences_have_no_long_ngrams() {
-        assert_eq!((total(0, 1), total(3, 4), total(4, 4), total(5, 2)), (0, 0, 1, 4));
+        assert_eq!(
+            (total(0, 1), total(3, 4), total(4, 4), total(5, 2)),
+            (0, 0, 1, 4)
+        );
     }
 }

@@ -3,7 +3,11 @@
 
 /// The stem of a rouge-score token: only what is longer than three characters is stemmed.
 pub(crate) fn stem_token(token: &str) -> String {
-    if token.len() > 3 { stem(token) } else { token.to_owned() }
+    if token.len() > 3 {
+        stem(token)
+    } else {
+        token.to_owned()
+    }
 }
 
 /// The stem of a word of lower-case ASCII letters and digits; a digit counts as a consonant.
@@ -157,7 +161,10 @@ fn drop_past_or_gerund(word: &mut String) {
 
 /// Step 2, with NLTK's second round where *alli* was taken off first.
 fn shorten_double_suffix(word: &mut String) {
-    while word.strip_suffix("alli").is_some_and(|stem| measure(stem) > 0) {
+    while word
+        .strip_suffix("alli")
+        .is_some_and(|stem| measure(stem) > 0)
+    {
         replace_end(word, 2, "");
     }
     apply(word, STEP_2, |stem, suffix| match suffix {
@@ -179,7 +186,10 @@ fn drop_final_e(word: &mut String) {
 }
 
 fn apply(word: &mut String, rules: &[Rule], holds: impl Fn(&str, &str) -> bool) {
-    let fitting = rules.iter().find_map(|(suffix, replacement)| word.strip_suffix(suffix).map(|stem| (stem, suffix, replacement)));
+    let fitting = rules.iter().find_map(|(suffix, replacement)| {
+        word.strip_suffix(suffix)
+            .map(|stem| (stem, suffix, replacement))
+    });
     if let Some((stem, suffix, replacement)) = fitting
         && holds(stem, suffix)
     {
@@ -228,9 +238,14 @@ fn is_consonant(word: &[u8], at: usize) -> bool {
         b'a' | b'e' | b'i' | b'o' | b'u' => false,
         b'y' => {
             // Back over the run of y, which alternates, to what decides it; the first letter of a word is a consonant.
-            let run = word[..=at].iter().rev().take_while(|&&letter| letter == b'y').count();
+            let run = word[..=at]
+                .iter()
+                .rev()
+                .take_while(|&&letter| letter == b'y')
+                .count();
             let before_run = at + 1 - run;
-            let opens_with_consonant = before_run == 0 || matches!(word[before_run - 1], b'a' | b'e' | b'i' | b'o' | b'u');
+            let opens_with_consonant =
+                before_run == 0 || matches!(word[before_run - 1], b'a' | b'e' | b'i' | b'o' | b'u');
             opens_with_consonant == (run % 2 == 1)
         }
         _ => true,
@@ -268,7 +283,10 @@ mod tests {
 
     #[test]
     fn stems_are_those_of_nltk() {
-        for file in [vectors::ours("stems.jsonl"), vectors::shared("porter_nltk.jsonl")] {
+        for file in [
+            vectors::ours("stems.jsonl"),
+            vectors::shared("porter_nltk.jsonl"),
+        ] {
             for case in file {
                 let word = case["word"].as_str().unwrap();
                 assert_eq!(stem(word), case["stem"].as_str().unwrap(), "{word}");

@@ -23,7 +23,12 @@ pub(crate) fn rewrite_13a(text: &str) -> String {
         replace(&mut line, from, to);
     }
     if line.contains('&') {
-        for (from, to) in [("&quot;", "\""), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")] {
+        for (from, to) in [
+            ("&quot;", "\""),
+            ("&amp;", "&"),
+            ("&lt;", "<"),
+            ("&gt;", ">"),
+        ] {
             replace(&mut line, from, to);
         }
     }
@@ -35,10 +40,23 @@ pub(crate) fn rewrite_13a(text: &str) -> String {
             spaced.push(byte);
         }
     }
-    let spaced = rewrite_pairs(&spaced, |a, b| !a.is_ascii_digit() && is_stop(b), |a, b| [a, b' ', b, b' ']);
-    let spaced = rewrite_pairs(&spaced, |a, b| is_stop(a) && !b.is_ascii_digit(), |a, b| [b' ', a, b' ', b]);
-    let spaced = rewrite_pairs(&spaced, |a, b| a.is_ascii_digit() && b == b'-', |a, b| [a, b' ', b, b' ']);
-    String::from_utf8(spaced).expect("blanks were put beside ascii characters only, never inside another")
+    let spaced = rewrite_pairs(
+        &spaced,
+        |a, b| !a.is_ascii_digit() && is_stop(b),
+        |a, b| [a, b' ', b, b' '],
+    );
+    let spaced = rewrite_pairs(
+        &spaced,
+        |a, b| is_stop(a) && !b.is_ascii_digit(),
+        |a, b| [b' ', a, b' ', b],
+    );
+    let spaced = rewrite_pairs(
+        &spaced,
+        |a, b| a.is_ascii_digit() && b == b'-',
+        |a, b| [a, b' ', b, b' '],
+    );
+    String::from_utf8(spaced)
+        .expect("blanks were put beside ascii characters only, never inside another")
 }
 
 fn replace(line: &mut String, from: &str, to: &str) {
@@ -58,7 +76,11 @@ fn is_stop(byte: u8) -> bool {
 
 /// A regular expression over two neighbours, replaced from left to right without overlap. Bytes serve as well as
 /// characters: one side of every pair is ASCII, and the other keeps its remaining bytes beside it.
-fn rewrite_pairs(line: &[u8], is_pair: impl Fn(u8, u8) -> bool, pair: impl Fn(u8, u8) -> [u8; 4]) -> Vec<u8> {
+fn rewrite_pairs(
+    line: &[u8],
+    is_pair: impl Fn(u8, u8) -> bool,
+    pair: impl Fn(u8, u8) -> [u8; 4],
+) -> Vec<u8> {
     let mut written = Vec::with_capacity(line.len() + line.len() / 8);
     let mut at = 0;
     while at < line.len() {
@@ -133,21 +155,39 @@ mod tests {
 
     #[test]
     fn stops_stay_inside_numbers_and_leave_words() {
-        assert_eq!(tokens_13a("It cost 3.50, in 1999-2001."), ["It", "cost", "3.50", ",", "in", "1999", "-", "2001", "."]);
-        assert_eq!(tokens_13a("well-made, isn't it..."), ["well-made", ",", "isn't", "it", ".", ".", "."]);
-        assert_eq!(tokens_13a("&lt;b&gt; R&amp;D&nbsp;"), ["<", "b", ">", "R", "&", "D", "&", "nbsp", ";"]);
+        assert_eq!(
+            tokens_13a("It cost 3.50, in 1999-2001."),
+            ["It", "cost", "3.50", ",", "in", "1999", "-", "2001", "."]
+        );
+        assert_eq!(
+            tokens_13a("well-made, isn't it..."),
+            ["well-made", ",", "isn't", "it", ".", ".", "."]
+        );
+        assert_eq!(
+            tokens_13a("&lt;b&gt; R&amp;D&nbsp;"),
+            ["<", "b", ">", "R", "&", "D", "&", "nbsp", ";"]
+        );
         assert_eq!(tokens_13a("a hy-\nphen"), ["a", "hyphen"]);
-        assert_eq!(tokens_13a("caf\u{e9}.\u{e9}t\u{e9}"), ["caf\u{e9}", ".", "\u{e9}t\u{e9}"]);
+        assert_eq!(
+            tokens_13a("caf\u{e9}.\u{e9}t\u{e9}"),
+            ["caf\u{e9}", ".", "\u{e9}t\u{e9}"]
+        );
     }
 
     #[test]
     fn the_file_separators_are_space_as_in_python() {
-        assert_eq!(words("a\u{1c}b\u{1f}c\u{a0}d\u{200b}e").collect::<Vec<_>>(), ["a", "b", "c", "d\u{200b}e"]);
+        assert_eq!(
+            words("a\u{1c}b\u{1f}c\u{a0}d\u{200b}e").collect::<Vec<_>>(),
+            ["a", "b", "c", "d\u{200b}e"]
+        );
     }
 
     #[test]
     fn rouge_knows_ascii_letters_and_digits_only() {
-        assert_eq!(rouge_tokens("Caf\u{e9} 20\u{212a} \u{130}zmir \u{5bff}\u{53f8}"), ["caf", "20k", "i", "zmir"]);
+        assert_eq!(
+            rouge_tokens("Caf\u{e9} 20\u{212a} \u{130}zmir \u{5bff}\u{53f8}"),
+            ["caf", "20k", "i", "zmir"]
+        );
     }
 
     mod vectors {
@@ -156,14 +196,28 @@ mod tests {
 
         #[test]
         fn tokens_are_those_of_the_references() {
-            for file in [vectors::ours("tokens.jsonl"), vectors::shared("tokenizers.jsonl")] {
+            for file in [
+                vectors::ours("tokens.jsonl"),
+                vectors::shared("tokenizers.jsonl"),
+            ] {
                 for case in file {
                     let text = case["text"].as_str().unwrap();
                     let expected = &case["tokens"];
                     assert_eq!(tokens_13a(text), strings(&expected["13a"]), "13a: {text:?}");
-                    assert_eq!(words(text).collect::<Vec<_>>(), strings(&expected["none"]), "none: {text:?}");
-                    assert_eq!(rouge_tokens(text), strings(&expected["rouge"]), "rouge: {text:?}");
-                    let stems: Vec<String> = rouge_tokens(text).iter().map(|t| crate::text::porter::stem_token(t)).collect();
+                    assert_eq!(
+                        words(text).collect::<Vec<_>>(),
+                        strings(&expected["none"]),
+                        "none: {text:?}"
+                    );
+                    assert_eq!(
+                        rouge_tokens(text),
+                        strings(&expected["rouge"]),
+                        "rouge: {text:?}"
+                    );
+                    let stems: Vec<String> = rouge_tokens(text)
+                        .iter()
+                        .map(|t| crate::text::porter::stem_token(t))
+                        .collect();
                     assert_eq!(stems, strings(&expected["rouge_stem"]), "stems: {text:?}");
                 }
             }

@@ -27,6 +27,8 @@ pub(super) struct Document {
     pub(super) title_stems: BTreeSet<String>,
     pub(super) texts: Vec<Text>,
     pub(super) weight: f64,
+    /// It is an element of a list.
+    pub(super) listed: bool,
 }
 
 /// One string of a document.
@@ -56,7 +58,10 @@ impl Data {
             }
         }
         if data.blocks.is_empty() {
-            let said = request.messages.iter().filter(|message| message.role == Role::User);
+            let said = request
+                .messages
+                .iter()
+                .filter(|message| message.role == Role::User);
             data.blocks.extend(said.map(|message| Block {
                 name: String::new(),
                 value: Value::String(message.content.clone()),
@@ -68,7 +73,9 @@ impl Data {
     fn insert(&mut self, name: &str, value: Value) {
         match self.blocks.iter_mut().find(|block| block.name == name) {
             Some(block) => match (&mut block.value, value) {
-                (Value::Array(earlier), Value::Array(later)) if name.starts_with("wrong") => earlier.extend(later),
+                (Value::Array(earlier), Value::Array(later)) if name.starts_with("wrong") => {
+                    earlier.extend(later)
+                }
                 (earlier, later) => *earlier = later,
             },
             None => self.blocks.push(Block {
@@ -94,11 +101,14 @@ impl Block {
     }
 
     pub(super) fn documents(&self, weight: f64) -> Vec<Document> {
-        let elements = match &self.value {
-            Value::Array(elements) => elements.as_slice(),
-            whole => std::slice::from_ref(whole),
+        let (elements, listed) = match &self.value {
+            Value::Array(elements) => (elements.as_slice(), true),
+            whole => (std::slice::from_ref(whole), false),
         };
-        elements.iter().map(|element| Document::of(element, weight)).collect()
+        let documents = elements.iter().map(|element| Document::of(element, weight));
+        documents
+            .map(|document| Document { listed, ..document })
+            .collect()
     }
 }
 
@@ -112,7 +122,9 @@ impl Document {
             Value::Object(fields) => {
                 for (name, field) in fields {
                     match field {
-                        Value::String(text) if is_name(name) && document.title.is_none() => document.set_title(text),
+                        Value::String(text) if is_name(name) && document.title.is_none() => {
+                            document.set_title(text)
+                        }
                         field => document.read(field, 0),
                     }
                 }
@@ -146,8 +158,12 @@ impl Document {
         const DEEPEST: usize = 16;
         match value {
             Value::String(text) => self.push(text),
-            Value::Array(values) if depth < DEEPEST => values.iter().for_each(|value| self.read(value, depth + 1)),
-            Value::Object(fields) if depth < DEEPEST => fields.values().for_each(|value| self.read(value, depth + 1)),
+            Value::Array(values) if depth < DEEPEST => {
+                values.iter().for_each(|value| self.read(value, depth + 1))
+            }
+            Value::Object(fields) if depth < DEEPEST => fields
+                .values()
+                .for_each(|value| self.read(value, depth + 1)),
             _ => {}
         }
     }
@@ -228,27 +244,36 @@ impl Wish {
 
 fn lead(text: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
-    ["begin with ", "begins with ", "beginning with ", "start with ", "starts with "]
-        .iter()
-        .find_map(|cue| {
-            let rest = &text[lower.find(cue)? + cue.len()..];
-            let closing = match rest.chars().next()? {
-                '"' => '"',
-                '\u{201c}' => '\u{201d}',
-                '`' => '`',
-                _ => return None,
-            };
-            let quoted = &rest[rest.chars().next()?.len_utf8()..];
-            let quoted = quoted[..quoted.find(closing)?].trim_end_matches(['.', '\u{2026}']);
-            let quoted = clean(quoted);
-            (!quoted.is_empty() && quoted.len() <= 100).then_some(quoted)
-        })
+    [
+        "begin with ",
+        "begins with ",
+        "beginning with ",
+        "start with ",
+        "starts with ",
+    ]
+    .iter()
+    .find_map(|cue| {
+        let rest = &text[lower.find(cue)? + cue.len()..];
+        let closing = match rest.chars().next()? {
+            '"' => '"',
+            '\u{201c}' => '\u{201d}',
+            '`' => '`',
+            _ => return None,
+        };
+        let quoted = &rest[rest.chars().next()?.len_utf8()..];
+        let quoted = quoted[..quoted.find(closing)?].trim_end_matches(['.', '\u{2026}']);
+        let quoted = clean(quoted);
+        (!quoted.is_empty() && quoted.len() <= 100).then_some(quoted)
+    })
 }
 
 /// The first number that stands before `words`.
 fn word_limit(text: &str) -> Option<usize> {
     let mut number = None;
-    for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
+    for word in text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+    {
         match (word, number) {
             ("words" | "word", Some(limit)) if limit > 0 => return Some(limit),
             _ => number = word.parse().ok(),
@@ -268,13 +293,28 @@ mod tests {
     fn blocks_are_read_exactly_and_the_last_of_a_name_counts() {
         let request = ChatRequest::new(vec![
             Message::system("Sum up."),
-            Message::user(format!("{}\nthen\n{}", fence("user", "old </data>"), fence("wrong", &[1]))),
-            Message::user(format!("{} {}", fence("user", "new <b>"), fence("wrong", &[2]))),
+            Message::user(format!(
+                "{}\nthen\n{}",
+                fence("user", "old </data>"),
+                fence("wrong", &[1])
+            )),
+            Message::user(format!(
+                "{} {}",
+                fence("user", "new <b>"),
+                fence("wrong", &[2])
+            )),
         ]);
         let data = Data::of(&request);
-        let read: Vec<_> = data.blocks.iter().map(|block| (block.name.as_str(), &block.value)).collect();
-        assert_eq!(read, [("user", &json!("new <b>")), ("wrong", &json!([1, 2]))]);
-        assert!(data.instructions.starts_with("Sum up.\n\nthen"));
+        let read: Vec<_> = data
+            .blocks
+            .iter()
+            .map(|block| (block.name.as_str(), &block.value))
+            .collect();
+        assert_eq!(
+            read,
+            [("user", &json!("new <b>")), ("wrong", &json!([1, 2]))]
+        );
+        assert!(data.instructions.starts_with("Sum up.\n\n\nthen"));
     }
 
     #[test]
@@ -292,7 +332,10 @@ mod tests {
             &json!({"title": "Luke", "tags": ["Jazz", {"deep": "Late nights"}], "stars": 5, "open": true}),
             1.0,
         );
-        let texts: Vec<_> = document.sentences().map(|sentence| sentence.text.as_str()).collect();
+        let texts: Vec<_> = document
+            .sentences()
+            .map(|sentence| sentence.text.as_str())
+            .collect();
         assert_eq!(texts, ["Jazz", "Late nights"]);
         assert_eq!(document.title.as_deref(), Some("Luke"));
     }

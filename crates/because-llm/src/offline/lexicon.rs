@@ -49,6 +49,12 @@ pub(super) fn class_of(lower: &str) -> Class {
     if let Some(&class) = LISTED.get(lower) {
         return class;
     }
+    if let Some(Class::General) = lower
+        .strip_suffix('s')
+        .and_then(|singular| LISTED.get(singular))
+    {
+        return Class::General;
+    }
     if !lower.chars().any(char::is_alphabetic) {
         return Class::Number;
     }
@@ -59,7 +65,11 @@ pub(super) fn class_of(lower: &str) -> Class {
     if lower.ends_with("n't") {
         return Class::Negation;
     }
-    if lower.contains('\'') && ["'ll", "'ve", "'re", "'d", "'m"].iter().any(|end| lower.ends_with(end)) {
+    if lower.contains('\'')
+        && ["'ll", "'ve", "'re", "'d", "'m"]
+            .iter()
+            .any(|end| lower.ends_with(end))
+    {
         return Class::Stop;
     }
     by_ending(lower)
@@ -77,9 +87,26 @@ fn by_ending(lower: &str) -> Class {
     if long >= 5 && lower.ends_with("ed") {
         return Class::Participle;
     }
-    let adjective = (long >= 6 && ends(&["ful", "ous", "ible", "less", "able", "ative", "itive", "est"]))
-        || (lower.contains('-') && ends(&["-quality", "-friendly", "-free", "-conscious", "-based", "-style", "-made", "-paced"]));
-    if adjective { Class::Adjective } else { Class::Content }
+    let adjective = (long >= 6
+        && ends(&[
+            "ful", "ous", "ible", "less", "able", "ative", "itive", "est",
+        ]))
+        || (lower.contains('-')
+            && ends(&[
+                "-quality",
+                "-friendly",
+                "-free",
+                "-conscious",
+                "-based",
+                "-style",
+                "-made",
+                "-paced",
+            ]));
+    if adjective {
+        Class::Adjective
+    } else {
+        Class::Content
+    }
 }
 
 static LISTED: LazyLock<HashMap<&'static str, Class>> = LazyLock::new(|| {
@@ -94,7 +121,10 @@ static LISTED: LazyLock<HashMap<&'static str, Class>> = LazyLock::new(|| {
         (Class::Copula, "is was are were be been being"),
         (Class::Degree, DEGREE),
         (Class::Negation, NEGATION),
-        (Class::Contrast, "but although though however except yet whereas unless unfortunately"),
+        (
+            Class::Contrast,
+            "but although though however except yet whereas unless unfortunately",
+        ),
         (Class::Adverb, ADVERBS),
         (Class::Adjective, ADJECTIVES),
         (Class::Praise, PRAISE),
@@ -112,8 +142,9 @@ const SUBJECTS: &str = "i we they he she you it who which that";
 const PLACE: &str = "in at near around from";
 const DEGREE: &str = "very so super really quite pretty always also too extremely incredibly truly just absolutely such rather
     fairly totally still both all consistently particularly especially";
-const NEGATION: &str = "not no never none nothing nobody hardly barely without cannot neither nor lack lacks lacked lacking";
-const ADVERBS: &str = "often ever soon almost maybe perhaps sometimes somewhat well together instead away
+const NEGATION: &str = "not no never none nothing nobody hardly barely without cannot neither nor despite lack lacks lacked lacking";
+const ADVERBS: &str =
+    "often ever soon almost maybe perhaps sometimes somewhat well together instead away
     definitely generally usually freshly locally daily";
 
 /// Function words, and the words that our own sentences are built from, so that a text of ours read again gives back
@@ -131,6 +162,7 @@ const STOP: &str = "the this these those there here then than as by for on to wi
     text texts several across since besides beyond along within throughout toward towards among upon
     likely particular various different certain similar able sure able right whole entire main overall simply
     like likes liked unlike review reviews rating ratings star stars summary profile profiles preference preferences taste tastes
+    closest centre reviewer reviewers foodie foodies scratch suggest suggests suggested reminiscent
     interest interests interested fan fans lover lovers enthusiast enthusiasts seeker seekers word words";
 
 /// Verbs that say that somebody does something, not what it is about.
@@ -153,7 +185,9 @@ const VERBS: &str = "enjoy enjoys enjoyed enjoying appreciate appreciates apprec
     adds describe describes described care cares call called run runs ran send sent point points talk speak
     impressed satisfied pleased blew blown ended wanted decided noticed based located situated opened remains remain delivers deliver
     makes having likes liking craving crave craves loves specializing specializes known boasts boasting ensure ensures perfect
-    favor favors favour favours decide decides rest rests lead leads count counts hold holds note notes appeal appeals appealing";
+    favor favors favour favours decide decides rest rests lead leads count counts hold holds hurt hurts drag drags change changes changed shine shines
+    lose loses losing slap slaps unwind participate participates attract attracts
+    note notes appeal appeals appealing";
 
 const PRAISE: &str = "good great nice best better excellent amazing awesome wonderful fantastic incredible outstanding
     fabulous superb lovely favorite favourite perfect ideal top high higher decent solid fine phenomenal exceptional special
@@ -163,7 +197,7 @@ const BLAME: &str = "bad worse worst slow rude terrible awful horrible disappoin
     bland mediocre boring broken broke poor poorly cold stale soggy undercooked overcooked burnt unprofessional unfriendly
     expensive lousy gross disgusting annoying cheaply flimsy defective useless waste wasted avoid complaint complain complained
     complaints problem problems issue issues mistake mistakes wrong refund sick sadly greasy tasteless dry crowded noisy
-    hate hated dull predictable confusing fails failed fail faulty uncomfortable weak dislike dislikes disliked";
+    hate hated dull predictable confusing fails failed fail faulty uncomfortable weak dislike dislikes disliked violation violations clunky";
 
 const ADJECTIVES: &str = "cozy cosy friendly attentive fresh creative unique authentic traditional modern classic casual vibrant lively
     warm clean comfortable spacious quick fast prompt efficient knowledgeable professional helpful courteous generous large small
@@ -182,7 +216,7 @@ const ADJECTIVES: &str = "cozy cosy friendly attentive fresh creative unique aut
     laid-back low-key top-notch up-to-date real true live black white red green blue golden historic scenic cultural musical
     sensitive gentle kind caring patient honest fair polite private personal personalized social mixed memorable ample
     dim intimate airy sunny shady leafy fruity hoppy malty smoky tangy zesty buttery flaky hearty filling inside outside
-    nonfiction fictional historical philosophical political scientific literary epic violent tense suspenseful";
+    specialty signature dead alive nonfiction fictional historical philosophical political scientific literary epic violent tense suspenseful";
 
 const GENERAL: &str = "place places food foods service services staff menu menus price prices pricing quality product products item
     items movie movies film films book books story stories game games experience experiences atmosphere atmospheres ambiance
@@ -195,7 +229,7 @@ const GENERAL: &str = "place places food foods service services staff menu menus
     flavor flavors flavour flavours presentation portion portions owner owners server servers waiter waitress bartender bartenders
     employee employees manager drink drinks side sides plus night evening morning afternoon weekend lunch dinner
     hand hands home house room line order size piece visit trip content twist approach plenty host hosts cuisine
-    cuisines ingredient ingredients knowledge emphasis love joy use edition part";
+    cuisines ingredient ingredients goods dining length fare knowledge emphasis love joy use edition part";
 
 /// Words whose ending would put them into the wrong class.
 const NOT_BY_ENDING: &str = "table vegetable vegetables cable forest harvest guest quest chest west contest interest request

@@ -23,10 +23,20 @@ pub(super) struct Choice {
 pub(super) fn choose(property: &str, data: &Data, allowed: impl Fn(i64) -> bool) -> Option<Choice> {
     let told = || data.blocks.iter().filter(|block| !block.lists_wrong());
     // An object that carries the number by itself is the answer given away.
-    let given = told().find_map(|block| block.value.is_object().then(|| number(&block.value, property))?);
+    let given = told().find_map(|block| {
+        block
+            .value
+            .is_object()
+            .then(|| number(&block.value, property))?
+    });
     let list = told()
         .filter(|block| numbered(&block.value, property).next().is_some())
-        .max_by_key(|block| (block.value.is_array(), numbered(&block.value, property).count()))?;
+        .max_by_key(|block| {
+            (
+                block.value.is_array(),
+                numbered(&block.value, property).count(),
+            )
+        })?;
     let query: Vec<Document> = told()
         .filter(|block| block.name != list.name)
         .flat_map(|block| block.documents(1.0))
@@ -42,8 +52,15 @@ pub(super) fn choose(property: &str, data: &Data, allowed: impl Fn(i64) -> bool)
         .map(|(&number, &object)| (number, object))
         .collect();
     let excluded = objects.len() - open.len();
-    let open = if open.is_empty() { objects.into_iter().collect() } else { open };
-    let listed: Vec<Document> = open.iter().map(|(_, object)| Document::of(object, 1.0)).collect();
+    let open = if open.is_empty() {
+        objects.into_iter().collect()
+    } else {
+        open
+    };
+    let listed: Vec<Document> = open
+        .iter()
+        .map(|(_, object)| Document::of(object, 1.0))
+        .collect();
     let at = match given.and_then(|given| open.iter().position(|(number, _)| *number == given)) {
         Some(at) => at,
         None => best(&query, &listed)?,
@@ -67,7 +84,11 @@ pub(super) fn best(query: &[Document], listed: &[Document]) -> Option<usize> {
 
 /// A document's words for matching, those of its title too.
 pub(super) fn terms(document: &Document) -> Vec<String> {
-    let mut terms: Vec<String> = document.texts.iter().flat_map(|text| stems_of(&text.sentences)).collect();
+    let mut terms: Vec<String> = document
+        .texts
+        .iter()
+        .flat_map(|text| stems_of(&text.sentences))
+        .collect();
     terms.extend(document.title_stems.iter().cloned());
     terms
 }
@@ -84,7 +105,10 @@ fn bm25(query: &[String], documents: &[Vec<String>]) -> Vec<f64> {
         .iter()
         .map(|document| {
             let mut counts = HashMap::new();
-            for term in document.iter().filter(|term| wanted.contains_key(term.as_str())) {
+            for term in document
+                .iter()
+                .filter(|term| wanted.contains_key(term.as_str()))
+            {
                 *counts.entry(term.as_str()).or_default() += 1.0;
             }
             counts
@@ -99,7 +123,10 @@ fn bm25(query: &[String], documents: &[Vec<String>]) -> Vec<f64> {
             let long = 1.0 - B + B * document.len() as f64 / mean;
             let parts = wanted.iter().filter_map(|(term, times)| {
                 let count = own.get(term)?;
-                let holding = counts.iter().filter(|counts| counts.contains_key(term)).count() as f64;
+                let holding = counts
+                    .iter()
+                    .filter(|counts| counts.contains_key(term))
+                    .count() as f64;
                 let rare = (1.0 + (total - holding + 0.5) / (holding + 0.5)).ln();
                 Some((1.0 + times.ln()) * rare * count * (K1 + 1.0) / (count + K1 * long))
             });
@@ -112,13 +139,18 @@ fn number(object: &Value, property: &str) -> Option<i64> {
     object.as_object()?.get(property)?.as_i64()
 }
 
-fn numbered<'a>(value: &'a Value, property: &'a str) -> impl DoubleEndedIterator<Item = (i64, &'a Value)> {
+fn numbered<'a>(
+    value: &'a Value,
+    property: &'a str,
+) -> impl DoubleEndedIterator<Item = (i64, &'a Value)> {
     let elements = match value {
         Value::Array(elements) => elements.as_slice(),
         Value::Object(_) => std::slice::from_ref(value),
         _ => &[],
     };
-    elements.iter().filter_map(move |element| Some((number(element, property)?, element)))
+    elements
+        .iter()
+        .filter_map(move |element| Some((number(element, property)?, element)))
 }
 
 fn wrong(blocks: &[Block], property: &str) -> BTreeSet<i64> {
@@ -168,7 +200,9 @@ mod tests {
             ],
             instructions: String::new(),
         };
-        let pick = |wrong| choose("choice", &data(wrong), |_| true).map(|choice| (choice.number, choice.excluded));
+        let pick = |wrong| {
+            choose("choice", &data(wrong), |_| true).map(|choice| (choice.number, choice.excluded))
+        };
         assert_eq!(pick(json!([])), Some((1, 0)));
         assert_eq!(pick(json!([1])), Some((2, 1)));
         assert_eq!(pick(json!([{"choice": 1}, 2])), Some((3, 2)));

@@ -65,178 +65,9 @@ pub(super) fn word_count(text: &str) -> usize {
     text.split_whitespace().count()
 }
 
-/// Tags, entities, addresses, pictures and control characters taken out; quotes and spaces made plain.
-pub(super) fn clean(text: &str) -> String {
-    let mut cleaned = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let taken = match c {
-            '<' => tag(rest),
-            '&' => entity(rest).map(|(length, stands_for)| {
-                cleaned.push(stands_for);
-                length
-            }),
-            'h' | 'H' | 'w' | 'W' if !cleaned.ends_with(char::is_alphanumeric) => address(rest),
-            _ => None,
-        };
-        if let Some(length) = taken {
-            if c != '&' {
-                cleaned.push(' ');
-            }
-            rest = &rest[length..];
-            continue;
-        }
-        match c {
-            '\n' => cleaned.push('\n'),
-            '\u{2018}' | '\u{2019}' | '`' => cleaned.push('\''),
-            '\u{201c}' | '\u{201d}' => cleaned.push('"'),
-            '_' | '*' | '#' | '~' | '^' | '<' | '>' => cleaned.push(' '),
-            c if c.is_whitespace() || c.is_control() || is_picture(c) => cleaned.push(' '),
-            c => cleaned.push(c),
-        }
-        rest = &rest[c.len_utf8()..];
-    }
-    cleaned
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join("\n")
-}
-
-/// The length of the tag that a text begins with. A bare `<` in `I <3 this` is none.
-fn tag(text: &str) -> Option<usize> {
-    let inside = text.strip_prefix('<')?;
-    let opens = inside.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '/' | '!'));
-    let end = inside.char_indices().take(300).find(|&(_, c)| c == '>')?.0;
-    (opens && !inside[..end].contains('<')).then_some(end + 2)
-}
-
-fn entity(text: &str) -> Option<(usize, char)> {
-    let end = text.char_indices().take(9).find(|&(_, c)| c == ';')?.0;
-    let name = &text[1..end];
-    let stands_for = match name {
-        "amp" => '&',
-        "quot" | "ldquo" | "rdquo" => '"',
-        "apos" | "lsquo" | "rsquo" => '\'',
-        "nbsp" | "lt" | "gt" => ' ',
-        "mdash" | "ndash" => '-',
-        "hellip" => '.',
-        _ => {
-            let number = name.strip_prefix('#')?;
-            let code = match number.strip_prefix(['x', 'X']) {
-                Some(hex) => u32::from_str_radix(hex, 16).ok()?,
-                None => number.parse().ok()?,
-            };
-            match char::from_u32(code)? {
-                '\u{2019}' => '\'',
-                '<' | '>' => ' ',
-                c if c.is_control() || c.is_whitespace() || is_picture(c) => ' ',
-                c => c,
-            }
-        }
-    };
-    Some((end + 1, stands_for))
-}
-
-fn address(text: &str) -> Option<usize> {
-    let begins = ["http://", "https://", "www."]
-        .iter()
-        .any(|scheme| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
-    begins.then(|| {
-        text.find(|c: char| c.is_whitespace() || matches!(c, '"' | '<' | '>' | ')'))
-            .unwrap_or(text.len())
-    })
-}
-
-fn is_picture(c: char) -> bool {
-    matches!(c, '\u{1f000}'..='\u{1faff}' | '\u{2190}'..='\u{21ff}' | '\u{2600}'..='\u{27bf}' | '\u{2b00}'..='\u{2bff}'
-        | '\u{fe00}'..='\u{fe0f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
-        | '\u{20e3}' | '\u{feff}' | '\u{fffd}' | '\u{e0000}'..='\u{e01ef}')
-}
-
 fn is_ideograph(c: char) -> bool {
     matches!(c, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}'
         | '\u{20000}'..='\u{2ffff}')
-}
-
-/// Cuts cleaned text into sentences, each with its closing mark.
-fn split(text: &str) -> Vec<&str> {
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        let next = chars.peek().map(|&(_, next)| next);
-        let end = match c {
-            '\n' => true,
-            '。' | '！' | '？' => true,
-            '!' | '?' | '…' => next.is_none_or(|next| !matches!(next, '!' | '?' | '.' | '…' | '"' | '\'' | ')')),
-            '.' => ends_sentence(&text[start..at], next),
-            '"' | '\'' | ')' => {
-                text[start..at].ends_with(['.', '!', '?', '…']) && next.is_none_or(char::is_whitespace)
-            }
-            _ => false,
-        };
-        if end {
-            pieces.push(text[start..at + c.len_utf8()].trim());
-            start = at + c.len_utf8();
-        }
-    }
-    pieces.push(text[start..].trim());
-    pieces.retain(|piece| !piece.is_empty());
-    pieces
-}
-
-fn ends_sentence(before: &str, next: Option<char>) -> bool {
-    let word = before.rsplit([' ', '(', '"']).next().unwrap_or(before);
-    let abbreviation = matches!(
-        word,
-        "Mr" | "Mrs" | "Ms" | "Dr" | "St" | "vs" | "etc" | "e.g" | "i.e" | "No" | "approx"
-    ) || (word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase()));
-    match next {
-        None => true,
-        Some(next) if next.is_whitespace() => !abbreviation,
-        // A missing space: `great food.The staff`.
-        Some(next) => next.is_uppercase() && word.len() > 2 && word.ends_with(|c: char| c.is_lowercase()),
-    }
-}
-
-enum Order {
-    /// Tries to replace the instructions.
-    TakesOver,
-    /// Tells the reader what to do.
-    Addresses,
-}
-
-/// Whether a sentence gives orders to the model instead of saying something.
-fn order_in(sentence: &str) -> Option<Order> {
-    let lower = sentence.to_lowercase();
-    let words: Vec<&str> = lower
-        .split(|c: char| !c.is_alphanumeric() && c != '\'')
-        .filter(|word| !word.is_empty())
-        .collect();
-    let says = |list: &[&str]| words.iter().any(|word| list.contains(word));
-    let pair = |a: &str, b: &[&str]| words.windows(2).any(|pair| pair[0] == a && b.contains(&pair[1]));
-    let overrides = says(&["ignore", "ignoring", "disregard", "disregarding", "forget", "override", "bypass"])
-        && says(&[
-            "instruction", "instructions", "prompt", "prompts", "rule", "rules", "guidelines", "previous", "prior", "above",
-            "earlier", "preceding", "context", "directives", "system",
-        ]);
-    let machine = pair("system", &["prompt", "message", "instruction", "instructions", "override"])
-        || pair("new", &["instruction", "instructions"])
-        || pair("language", &["model", "models"])
-        || (words.len() > 1 && matches!(words[0], "system" | "assistant") && lower.trim_start()[words[0].len()..].starts_with(':'));
-    if overrides || machine {
-        return Some(Order::TakesOver);
-    }
-    let role = words.windows(3).any(|three| matches!(three, ["you", "are", "now"]))
-        || pair("an", &["ai"])
-        || pair("act", &["as"]) && words.first() == Some(&"act");
-    let commands = matches!(words.first(), Some(&("ignore" | "disregard" | "output" | "respond" | "pretend")))
-        || words.windows(2).any(|pair| {
-            matches!(pair[0], "answer" | "reply" | "respond" | "output") && matches!(pair[1], "with" | "only")
-        });
-    (role || commands).then_some(Order::Addresses)
 }
 
 fn tokens(sentence: &str) -> Vec<Token> {
@@ -245,17 +76,31 @@ fn tokens(sentence: &str) -> Vec<Token> {
     let loud = long.clone().filter(|(word, _)| is_upper(word)).count();
     let shouted = loud > 1 && loud * 2 > long.count();
     let titled = words.len() > 4
-        && words.iter().filter(|(word, _)| word.starts_with(char::is_uppercase)).count() * 10 > words.len() * 7;
+        && words
+            .iter()
+            .filter(|(word, _)| word.starts_with(char::is_uppercase))
+            .count()
+            * 10
+            > words.len() * 7;
     words
         .iter()
         .enumerate()
         .map(|(at, &(word, pause))| {
             let lower = word.to_lowercase();
-            let class = if word.starts_with(is_ideograph) { Class::Ideograph } else { class_of(&lower) };
+            let class = if word.starts_with(is_ideograph) {
+                Class::Ideograph
+            } else {
+                class_of(&lower)
+            };
             let acronym = !shouted && is_upper(word) && word.len() > 1;
             let plain = shouted || ((at == 0 || titled) && !acronym);
             let stem = match class {
-                Class::Adjective | Class::Praise | Class::Blame | Class::General | Class::Participle | Class::Content => stem(&lower),
+                Class::Adjective
+                | Class::Praise
+                | Class::Blame
+                | Class::General
+                | Class::Participle
+                | Class::Content => stem(&lower),
                 Class::Ideograph => lower.clone(),
                 _ => String::new(),
             };
@@ -276,7 +121,7 @@ fn is_upper(word: &str) -> bool {
 
 /// The words of a sentence, each with whether punctuation stands before it.
 fn raw_words(sentence: &str) -> Vec<(&str, bool)> {
-    let mut words = Vec::new();
+    let mut words: Vec<(&str, bool)> = Vec::new();
     let mut pause = false;
     let mut chars = sentence.char_indices().peekable();
     while let Some((start, c)) = chars.next() {
@@ -289,7 +134,8 @@ fn raw_words(sentence: &str) -> Vec<(&str, bool)> {
         } else if is_letter(c) {
             while let Some(&(at, next)) = chars.peek() {
                 let after = sentence[at + next.len_utf8()..].chars().next();
-                let joins = matches!(next, '\'' | '-') && after.is_some_and(|c| is_letter(c) && !is_ideograph(c));
+                let joins = matches!(next, '\'' | '-')
+                    && after.is_some_and(|c| is_letter(c) && !is_ideograph(c));
                 if is_ideograph(next) || !(is_letter(next) || joins) {
                     break;
                 }
@@ -297,7 +143,10 @@ fn raw_words(sentence: &str) -> Vec<(&str, bool)> {
                 chars.next();
             }
         } else if c != '&' {
-            pause |= !c.is_whitespace() && !matches!(c, '-' | '\'' | '"');
+            let abbreviated = c == '.'
+                && words.last().is_some_and(|(word, _)| is_abbreviation(word))
+                && !sentence[end..].is_empty();
+            pause |= !c.is_whitespace() && !matches!(c, '-' | '\'' | '"') && !abbreviated;
             pause |= c == '-' && sentence[end..].starts_with([' ', '-']);
             continue;
         }
@@ -308,7 +157,8 @@ fn raw_words(sentence: &str) -> Vec<(&str, bool)> {
 
 fn is_letter(c: char) -> bool {
     // The marks combine with the letter before them.
-    c.is_alphanumeric() || matches!(c, '\u{300}'..='\u{36f}' | '\u{93c}' | '\u{94d}' | '\u{9cd}' | '\u{bcd}' | '\u{e31}'..='\u{e4e}')
+    c.is_alphanumeric()
+        || matches!(c, '\u{300}'..='\u{36f}' | '\u{93c}' | '\u{94d}' | '\u{9cd}' | '\u{bcd}' | '\u{e31}'..='\u{e4e}')
 }
 
 /// Takes off plurals and the commonest endings. Meant to bring words of one family together, not to be a word.
@@ -357,7 +207,10 @@ mod tests {
     use super::*;
 
     fn kept(text: &str) -> Vec<String> {
-        sentences(text).into_iter().map(|sentence| sentence.text).collect()
+        sentences(text)
+            .into_iter()
+            .map(|sentence| sentence.text)
+            .collect()
     }
 
     #[test]
@@ -372,7 +225,13 @@ mod tests {
     fn sentences_end_where_a_reader_would_end_them() {
         assert_eq!(
             kept("Dr. Who at St. Mary's, 4.5 stars!! Great food.The staff \"rocks.\" Go\nnow"),
-            ["Dr. Who at St. Mary's, 4.5 stars!!", "Great food.", "The staff \"rocks.\"", "Go", "now"]
+            [
+                "Dr. Who at St. Mary's, 4.5 stars!!",
+                "Great food.",
+                "The staff \"rocks.\"",
+                "Go",
+                "now"
+            ]
         );
         assert_eq!(kept("美味しい。また来ます"), ["美味しい。", "また来ます"]);
     }
@@ -390,7 +249,13 @@ mod tests {
 
     #[test]
     fn words_of_one_family_share_a_stem() {
-        for (a, b) in [("beers", "beer"), ("dine", "dining"), ("berries", "berry"), ("boxes", "box"), ("planned", "planning")] {
+        for (a, b) in [
+            ("beers", "beer"),
+            ("dine", "dining"),
+            ("berries", "berry"),
+            ("boxes", "box"),
+            ("planned", "planning"),
+        ] {
             assert_eq!(stem(a), stem(b), "{a} {b}");
         }
         assert_ne!(stem("glass"), stem("glas"));
@@ -400,9 +265,16 @@ mod tests {
     #[test]
     fn shouting_is_not_a_name_but_an_acronym_is() {
         let words = |text: &str| -> Vec<String> {
-            sentences(text)[0].tokens.iter().map(|token| token.surface.clone()).collect()
+            sentences(text)[0]
+                .tokens
+                .iter()
+                .map(|token| token.surface.clone())
+                .collect()
         };
         assert_eq!(words("BEST PIZZA EVER"), ["best", "pizza", "ever"]);
-        assert_eq!(words("Proper BBQ in Tampa"), ["proper", "BBQ", "in", "Tampa"]);
+        assert_eq!(
+            words("Proper BBQ in Tampa"),
+            ["proper", "BBQ", "in", "Tampa"]
+        );
     }
 }

@@ -247,7 +247,7 @@ fn write(connection: &Connection, op: &Op) -> rusqlite::Result<i64> {
     Ok(connection.last_insert_rowid())
 }
 
-/// SQLite's integers are signed; a count that does not fit is a server's mistake, not a reason to lose the row.
+/// A count that no call can have is a server's mistake; it must neither lose the row nor overflow the sums.
 fn column(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+    i64::try_from(count.min(1 << 40)).unwrap_or_default()
 }

@@ -47,7 +47,7 @@ impl Pipeline {
         let project = &self.project;
         let settings = &self.settings.contrast;
         let profiles = self.last_profiles()?;
-        let model = self.model(self.settings.reasoner(), &self.store()?)?;
+        let model = self.model(self.settings.reasoner())?;
         let contrast = Contrast {
             hard: settings.hard,
             random: settings.random,

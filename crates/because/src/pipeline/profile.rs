@@ -15,7 +15,7 @@ impl Pipeline {
         let project = &self.project;
         let settings = &self.settings.profile;
         let graph = BipartiteGraph::from_project(project)?;
-        let model = self.model(&self.settings.llm.model, &self.store()?)?;
+        let model = self.model(&self.settings.llm.model)?;
         let sampler = settings.sampling.sampler(self.settings.seed);
         let mut words = WordLimits::default();
         words.profile = settings.words;

@@ -1,0 +1,329 @@
+use std::path::PathBuf;
+
+use because::core::Split;
+use because::graph::{Format, Ratio, Sampling, SplitStrategy};
+use because::llm::ModelSpec;
+use clap::{Args, Parser, Subcommand};
+
+/// Tells a person why an item is recommended to them.
+///
+/// A project directory holds one experiment; each command reads and writes its files. Exit codes: 0 done, 1 failed, 2 bad
+/// usage or bad input, 3 stopped by a budget or by you (run the same command again to go on).
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// Print one JSON object on standard output and nothing else there.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Show no progress and no warnings.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Read raw files into a project directory.
+    Import(Import),
+    /// Show the interaction graph, and check it for leaks between splits.
+    Graph(Graph),
+    /// Write a profile for every user and item, then pass messages between them (PGHIS).
+    Profile(Profile),
+    /// Let a model find each chosen item among negatives and say why (CPEG).
+    Contrast(Contrast),
+    /// Tune the small model on explanations with LoRA.
+    #[cfg(feature = "tune")]
+    Train(Train),
+    /// Let a local model answer a prompt or a file of prompts.
+    #[cfg(feature = "tune")]
+    Generate(Generate),
+    /// Explain one recommendation with the tuned model.
+    #[cfg(feature = "tune")]
+    Explain(Explain),
+    /// Measure explanations.
+    #[command(subcommand)]
+    Evaluate(Evaluate),
+    /// Write report.json and report.html from what the project holds.
+    Report(Dir),
+    /// Run every stage, going on where the last run ended.
+    #[cfg(feature = "tune")]
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dir {
+    /// The project directory.
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// What the files are: jsonl or csv.
+    pub(crate) format: Format,
+    /// Files, or a folder that holds them; .gz and .zst are read as they are.
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// The project directory to write.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Leave out interactions rated lower.
+    #[arg(long)]
+    pub(crate) min_rating: Option<f64>,
+    /// Keep only users and items with this many interactions among those kept.
+    #[arg(long)]
+    pub(crate) k_core: Option<usize>,
+    /// How to split: random, time or leave-one-out. Where every row names its split, that is kept unless this is given.
+    #[arg(long)]
+    pub(crate) split: Option<SplitStrategy>,
+    /// Train, valid and test shares of a random or time split.
+    #[arg(long, default_value = "8:1:1")]
+    pub(crate) ratio: Ratio,
+    /// The seed of the split.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Graph {
+    /// The project directory.
+    pub(crate) dir: PathBuf,
+    /// Look for leaks between splits and for contradictions.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// With --check: fail if a leak is found.
+    #[arg(long, requires = "check")]
+    pub(crate) strict: bool,
+}
+
+/// How chat models are called.
+#[derive(Debug, Args)]
+pub(crate) struct Calls {
+    /// The chat model: offline, openai:MODEL, openai:MODEL@URL, qwen:PATH[+ADAPTER] or replay:FILE.
+    #[arg(long)]
+    pub(crate) llm: Option<ModelSpec>,
+    /// The chat model that explains, where it is another one.
+    #[arg(long)]
+    pub(crate) reasoner: Option<ModelSpec>,
+    /// Calls in flight at most.
+    #[arg(long)]
+    pub(crate) concurrency: Option<usize>,
+    /// Write every exchange to this file, for replay:FILE.
+    #[arg(long)]
+    pub(crate) record: Option<PathBuf>,
+    /// The seed of everything that is drawn.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Messages {
+    /// Rounds of messages after the initial profiles.
+    #[arg(long)]
+    pub(crate) layers: Option<usize>,
+    /// Neighbours read by a node at each layer.
+    #[arg(long)]
+    pub(crate) neighbors: Option<usize>,
+    /// Which neighbours are read: uniform, most-recent or top-rated.
+    #[arg(long)]
+    pub(crate) sampling: Option<Sampling>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Profile {
+    /// The project directory.
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) messages: Messages,
+    #[command(flatten)]
+    pub(crate) calls: Calls,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Negatives {
+    /// Hard negatives a pair.
+    #[arg(long)]
+    pub(crate) hard: Option<usize>,
+    /// Random negatives a pair.
+    #[arg(long)]
+    pub(crate) random: Option<usize>,
+    /// Answers asked for before a pair is given up.
+    #[arg(long)]
+    pub(crate) max_attempts: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Contrast {
+    /// The project directory.
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) negatives: Negatives,
+    /// The split whose pairs are explained.
+    #[arg(long, default_value = "train")]
+    pub(crate) split: Split,
+    /// Pairs at most, drawn by seed.
+    #[arg(long)]
+    pub(crate) limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) calls: Calls,
+}
+
+#[cfg(feature = "tune")]
+#[derive(Debug, Args)]
+pub(crate) struct Tuning {
+    /// A folder with a Qwen2.5 checkpoint, or `tiny`: a small one made from the texts at hand.
+    #[arg(long)]
+    pub(crate) base: Option<String>,
+    /// Optimiser steps at most.
+    #[arg(long)]
+    pub(crate) max_steps: Option<usize>,
+    /// Times that every example is seen, where --max-steps does not end it before.
+    #[arg(long)]
+    pub(crate) epochs: Option<usize>,
+    /// Examples in a step.
+    #[arg(long)]
+    pub(crate) batch_size: Option<usize>,
+    /// Batches whose gradients are added up before a step.
+    #[arg(long)]
+    pub(crate) accumulation: Option<usize>,
+    /// The highest learning rate.
+    #[arg(long)]
+    pub(crate) learning_rate: Option<f64>,
+    /// Steps over which the learning rate rises.
+    #[arg(long)]
+    pub(crate) warmup_steps: Option<usize>,
+    /// The rank of the adapter.
+    #[arg(long)]
+    pub(crate) rank: Option<usize>,
+    /// The scale of the adapter times its rank.
+    #[arg(long)]
+    pub(crate) alpha: Option<f64>,
+    /// The layers that get an adapter, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) target_modules: Option<Vec<String>>,
+    /// Tokens of an example at most.
+    #[arg(long)]
+    pub(crate) max_length: Option<usize>,
+    /// Steps in which the weights of `tiny` are made.
+    #[arg(long)]
+    pub(crate) tiny_steps: Option<usize>,
+}
+
+#[cfg(feature = "tune")]
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// A project directory, or a file of examples.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// The adapter folder to write; DIR/adapter where --data is a project directory.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+    /// Begin with this adapter instead of a new one.
+    #[arg(long)]
+    pub(crate) init_adapter: Option<PathBuf>,
+    /// Take the examples in the order of the file.
+    #[arg(long)]
+    pub(crate) no_shuffle: bool,
+    /// Learn from explanations of pairs that the model never found, too.
+    #[arg(long)]
+    pub(crate) include_rejected: bool,
+    /// The seed of the adapter and of the order.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Write one JSON line for each step here.
+    #[arg(long)]
+    pub(crate) log: Option<PathBuf>,
+    /// Go on from the last checkpoint of a run that was ended.
+    #[arg(long)]
+    pub(crate) resume: bool,
+}
+
+#[cfg(feature = "tune")]
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    /// A folder with a Qwen2.5 checkpoint, or `tiny` with --adapter for the base that the adapter was trained on.
+    #[arg(long)]
+    pub(crate) base: String,
+    /// A LoRA adapter in PEFT's format.
+    #[arg(long)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// One prompt, put as a user's turn.
+    #[arg(long, required_unless_present = "data", conflicts_with = "data")]
+    pub(crate) prompt: Option<String>,
+    /// A file of examples; the turns before each answer are the prompt.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// Take the likeliest token every time.
+    #[arg(long)]
+    pub(crate) greedy: bool,
+    /// How freely tokens are drawn, without --greedy.
+    #[arg(long, default_value_t = 0.7)]
+    pub(crate) temperature: f64,
+    /// Tokens of an answer at most.
+    #[arg(long, default_value_t = 128)]
+    pub(crate) max_tokens: usize,
+    /// The seed of the draw.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[cfg(feature = "tune")]
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The project directory.
+    pub(crate) dir: PathBuf,
+    /// Who.
+    #[arg(long)]
+    pub(crate) user: String,
+    /// What.
+    #[arg(long)]
+    pub(crate) item: String,
+    /// Another base than the one the adapter was trained on.
+    #[arg(long)]
+    pub(crate) base: Option<String>,
+    /// Another adapter than DIR/adapter.
+    #[arg(long)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Tokens at most.
+    #[arg(long)]
+    pub(crate) max_tokens: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Evaluate {
+    /// BLEU, ROUGE, chrF and diversity of predictions against references.
+    Text(EvaluateText),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvaluateText {
+    /// JSON Lines with "prediction" and "reference".
+    #[arg(long)]
+    pub(crate) pairs: PathBuf,
+}
+
+#[cfg(feature = "tune")]
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The project directory.
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) calls: Calls,
+    #[command(flatten)]
+    pub(crate) messages: Messages,
+    #[command(flatten)]
+    pub(crate) negatives: Negatives,
+    /// Train pairs explained at most.
+    #[arg(long)]
+    pub(crate) train_limit: Option<usize>,
+    /// Valid pairs explained at most.
+    #[arg(long)]
+    pub(crate) valid_limit: Option<usize>,
+    /// Test pairs explained at most, where the data brings no references.
+    #[arg(long)]
+    pub(crate) test_limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+}

@@ -1,0 +1,139 @@
+use because_core::Rejected;
+use serde::Serialize;
+
+use super::RecordKind;
+use crate::{Ratio, SplitCounts};
+
+/// What became of every row: `read = taken + rejected + filtered`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ImportSummary {
+    /// The files in the order they were read.
+    pub files: Vec<ImportedFile>,
+    /// Rows of all files; blank lines and headers are none.
+    pub read: u64,
+    /// Rows that are in the project now.
+    pub taken: u64,
+    /// Rows that could not be taken, each with its reason in `rejected.jsonl`.
+    pub rejected: u64,
+    /// Rows that were fine and that a filter left out.
+    pub filtered: Filtered,
+    /// Interactions taken.
+    pub interactions: u64,
+    /// Rows of users taken.
+    pub users: u64,
+    /// Rows of items taken.
+    pub items: u64,
+    /// Reference explanations taken.
+    pub references: u64,
+    /// Users with a row of their own and no interaction; they are kept.
+    pub only_in_users_file: u64,
+    /// Items with a row of their own and no interaction; they are kept.
+    pub only_in_items_file: u64,
+    /// Users of whom only interactions are known.
+    pub users_only_in_interactions: u64,
+    /// Items of which only interactions are known.
+    pub items_only_in_interactions: u64,
+    /// References whose user and item have no interaction; they are kept.
+    pub references_without_interaction: u64,
+    /// Interactions by split.
+    pub splits: SplitCounts,
+    /// Who decided the splits.
+    pub split: SplitSource,
+    /// Rows that brought a split which was not kept.
+    pub splits_replaced: u64,
+    /// The commonest reasons of rejection, the commonest first.
+    pub reasons: Vec<ReasonCount>,
+}
+
+/// One file that was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ImportedFile {
+    /// As it was named, or found in a folder that was named.
+    pub file: String,
+    /// What its rows were taken for; absent where it has none that could be read.
+    pub kind: Option<RecordKind>,
+    /// How many rows it has.
+    pub read: u64,
+}
+
+/// Rows that a filter left out: interactions, and the rows of users and items that lost their last interaction by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Filtered {
+    /// Rated below the minimum, or not rated.
+    pub min_rating: u64,
+    /// Outside the k-core.
+    pub k_core: u64,
+}
+
+impl Filtered {
+    /// All steps together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.min_rating + self.k_core
+    }
+}
+
+/// Who decided the splits, with all it takes to decide them again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "by", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum SplitSource {
+    /// The rows themselves.
+    Rows,
+    /// [`SplitStrategy::Random`](crate::SplitStrategy::Random).
+    Random {
+        /// The proportions.
+        ratio: Ratio,
+        /// The lot.
+        seed: u64,
+    },
+    /// [`SplitStrategy::Time`](crate::SplitStrategy::Time).
+    Time {
+        /// The proportions.
+        ratio: Ratio,
+        /// The lot among interactions of one second.
+        seed: u64,
+    },
+    /// [`SplitStrategy::LeaveOneOut`](crate::SplitStrategy::LeaveOneOut).
+    LeaveOneOut {
+        /// The lot among interactions of one second, or without a time.
+        seed: u64,
+    },
+}
+
+/// A reason and how often it was met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ReasonCount {
+    /// The reason without the value at fault.
+    pub reason: String,
+    /// How many rows.
+    pub count: u64,
+    /// The first of them: file and line.
+    pub first: String,
+}
+
+impl ReasonCount {
+    /// The ten commonest, equals in the order they were met.
+    pub(super) fn top<'a>(
+        rejected: impl Iterator<Item = (&'static str, &'a Rejected)>,
+    ) -> Vec<Self> {
+        let mut reasons: Vec<Self> = Vec::new();
+        for (kind, row) in rejected {
+            match reasons.iter_mut().find(|reason| reason.reason == kind) {
+                Some(reason) => reason.count += 1,
+                None => reasons.push(Self {
+                    reason: kind.to_owned(),
+                    count: 1,
+                    first: format!("{} line {}", row.file, row.line),
+                }),
+            }
+        }
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.count));
+        reasons.truncate(10);
+        reasons
+    }
+}

@@ -1,0 +1,178 @@
+use std::error::Error as _;
+use std::future::Future;
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use async_openai::error::OpenAIError;
+use async_openai::middleware::HttpRequestFactory;
+use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{Client, Response};
+
+use super::endpoint::{Endpoint, chain};
+use super::http_date::retry_after;
+use super::refusal::Refusal;
+use crate::ChatError;
+use crate::text::excerpt;
+
+/// The lowest layer under async-openai: sends once, and keeps what a refusal says before anything above can lose it.
+///
+/// Left alone, async-openai repeats calls by itself, and reads an error page only in OpenAI's own shape: the status of any
+/// other is lost.
+#[derive(Debug, Clone)]
+pub(super) struct Bottom {
+    client: Client,
+    authorization: Option<HeaderValue>,
+}
+
+impl Bottom {
+    pub(super) fn new(client: Client, authorization: Option<HeaderValue>) -> Self {
+        Self {
+            client,
+            authorization,
+        }
+    }
+}
+
+impl tower::Service<HttpRequestFactory> for Bottom {
+    type Response = Response;
+    type Error = OpenAIError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, OpenAIError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), OpenAIError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, factory: HttpRequestFactory) -> Self::Future {
+        let Self {
+            client,
+            authorization,
+        } = self.clone();
+        Box::pin(async move {
+            let mut request = factory.build().await?;
+            // async-openai writes `Bearer ` and nothing behind it where there is no key.
+            match authorization {
+                Some(header) => request.headers_mut().insert(AUTHORIZATION, header),
+                None => request.headers_mut().remove(AUTHORIZATION),
+            };
+            let response = client.execute(request).await?;
+            if response.status().is_success() {
+                return Ok(response);
+            }
+            Err(OpenAIError::Boxed(Box::new(read(response).await)))
+        })
+    }
+}
+
+async fn read(mut response: Response) -> Refusal {
+    const MOST_BYTES: usize = 64 * 1024;
+    let header = |name: &str| {
+        let value = response.headers().get(name)?;
+        Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let millis = header("retry-after-ms").and_then(|millis| millis.trim().parse().ok()).map(Duration::from_millis);
+    let asked = header(RETRY_AFTER.as_str()).and_then(|value| retry_after(&value, SystemTime::now()));
+    let request_id = ["x-request-id", "request-id", "x-amzn-requestid", "cf-ray"].iter().find_map(|name| header(name));
+    let location = header(LOCATION.as_str());
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    // A body that breaks off still says something.
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() >= MOST_BYTES {
+            body.truncate(MOST_BYTES);
+            break;
+        }
+    }
+    Refusal {
+        retry_after: millis.or(asked),
+        request_id,
+        location,
+        ..Refusal::new(status, String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+/// A call that brought no answer at all.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Http(reqwest::Error),
+    NotJson { problem: String, body: String },
+    Other(String),
+}
+
+/// What [`Bottom`] kept, or else what went wrong instead.
+pub(super) fn refusal(error: OpenAIError) -> Result<Refusal, Failure> {
+    match error {
+        OpenAIError::Boxed(boxed) => match boxed.downcast::<Refusal>() {
+            Ok(refusal) => Ok(*refusal),
+            Err(other) => Err(Failure::Other(other.to_string())),
+        },
+        // The URL in it may hold a query that is nobody's business.
+        OpenAIError::Reqwest(error) => Err(Failure::Http(error.without_url())),
+        OpenAIError::JSONDeserialize(problem, body) => Err(Failure::NotJson {
+            problem: problem.to_string(),
+            body,
+        }),
+        other => Err(Failure::Other(other.to_string())),
+    }
+}
+
+impl Failure {
+    /// What a caller can do about it.
+    pub(super) fn explain(&self, endpoint: &Endpoint, timeout: Duration) -> ChatError {
+        let label = &endpoint.label;
+        let transient = |message: String| ChatError::Transient {
+            message: endpoint.key.redact(&message),
+        };
+        let error = match self {
+            Self::Http(error) => error,
+            Self::NotJson { problem, body } => {
+                return transient(format!(
+                    "{label}: the answer is not the JSON it should be ({problem}); it begins {:?}",
+                    excerpt(body, 200)
+                ));
+            }
+            Self::Other(message) => {
+                return ChatError::Permanent {
+                    status: None,
+                    message: endpoint.key.redact(&format!("{label}: {}", excerpt(message, 300))),
+                };
+            }
+        };
+        let said = chain(error);
+        if error.is_timeout() {
+            return transient(match error.is_connect() {
+                true => format!("{label}: no connection in time; is the server running?"),
+                false => format!("{label}: no answer within {timeout:?}"),
+            });
+        }
+        if error.is_connect() {
+            let words = said.to_ascii_lowercase();
+            if error.is_dns() || words.contains("dns error") {
+                return transient(format!("{label}: the name of the host cannot be resolved; check the base URL"));
+            }
+            if io_kind(error) == Some(ErrorKind::ConnectionRefused) {
+                return transient(format!("{label}: connection refused; is the server running?"));
+            }
+            if ["certificate", "tls", "invalidcontenttype", "handshake"].iter().any(|word| words.contains(word)) {
+                return ChatError::Permanent {
+                    status: None,
+                    message: format!("{label}: no secure connection: {}; check whether it is http or https", excerpt(&said, 300)),
+                };
+            }
+        }
+        transient(format!("{label}: the connection broke off: {}", excerpt(&said, 300)))
+    }
+}
+
+fn io_kind(error: &reqwest::Error) -> Option<ErrorKind> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        source = error.source();
+    }
+    None
+}

@@ -1,0 +1,8 @@
+//! The wrappers together, and the client against a server that misbehaves on purpose.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+#[cfg(feature = "openai")]
+mod openai;
+#[cfg(feature = "openai")]
+mod server;
+mod stack;
