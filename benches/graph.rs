@@ -29,7 +29,10 @@ fn interactions(edges: usize) -> Vec<Interaction> {
     }
     let mut pairs: Vec<_> = seen.into_iter().collect();
     pairs.sort_unstable();
-    pairs.into_iter().map(|(user, item)| Interaction::new(format!("u{user}"), format!("i{item}"))).collect()
+    pairs
+        .into_iter()
+        .map(|(user, item)| Interaction::new(format!("u{user}"), format!("i{item}")))
+        .collect()
 }
 
 fn graph(edges: usize) -> BipartiteGraph {
@@ -38,16 +41,25 @@ fn graph(edges: usize) -> BipartiteGraph {
 
 #[divan::bench(args = [10_000, 100_000])]
 fn build(bencher: Bencher<'_, '_>, edges: usize) {
-    bencher.counter(ItemsCount::new(edges)).with_inputs(|| interactions(edges)).bench_values(BipartiteGraph::new);
+    bencher
+        .counter(ItemsCount::new(edges))
+        .with_inputs(|| interactions(edges))
+        .bench_values(BipartiteGraph::new);
 }
 
 #[divan::bench(args = [100_000])]
 fn sample_eight_neighbors_of_every_node(bencher: Bencher<'_, '_>, edges: usize) {
     let graph = graph(edges);
-    let sampler = UniformSampler::new(7);
-    let nodes: Vec<_> = graph.nodes(Side::User).chain(graph.nodes(Side::Item)).collect();
+    let sampler = UniformSampler { seed: 7 };
+    let nodes: Vec<_> = graph
+        .nodes(Side::User)
+        .chain(graph.nodes(Side::Item))
+        .collect();
     bencher.counter(ItemsCount::new(nodes.len())).bench(|| {
-        nodes.iter().map(|&node| sampler.sample(&graph, node, 1, 8).len()).sum::<usize>()
+        nodes
+            .iter()
+            .map(|&node| sampler.sample(&graph, node, 1, 8).len())
+            .sum::<usize>()
     });
 }
 
@@ -56,7 +68,10 @@ fn item_cosine_for_a_hundred_users(bencher: Bencher<'_, '_>, edges: usize) {
     let graph = graph(edges);
     let scorer = ItemCosine::new(&graph);
     let users: Vec<_> = graph.nodes(Side::User).take(100).collect();
-    bencher
-        .counter(ItemsCount::new(users.len()))
-        .bench(|| users.iter().map(|&user| scorer.scores(user).len()).sum::<usize>());
+    bencher.counter(ItemsCount::new(users.len())).bench(|| {
+        users
+            .iter()
+            .map(|&user| scorer.scores(user).len())
+            .sum::<usize>()
+    });
 }

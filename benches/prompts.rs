@@ -17,7 +17,13 @@ const PROFILE: &str = "Suits people who like quiet trading games with a map that
     at the table will find the market too polite, and three players are better than five.";
 
 fn request(prompts: &Prompts) -> ChatRequest {
-    aggregate_request(prompts, WordLimits::default(), Side::User, Some(PROFILE), &[PROFILE; 8])
+    aggregate_request(
+        prompts,
+        WordLimits::default(),
+        Side::User,
+        Some(PROFILE),
+        &[PROFILE; 8],
+    )
 }
 
 #[divan::bench]
@@ -33,7 +39,10 @@ fn key_of_a_request(bencher: Bencher<'_, '_>) {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime of one thread")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime of one thread")
 }
 
 #[divan::bench]
@@ -47,8 +56,13 @@ fn an_answer_from_the_store(bencher: Bencher<'_, '_>) {
     let (runtime, request) = (runtime(), request(&Prompts::default()));
     let path = std::env::temp_dir().join(format!("because-bench-{}.sqlite", std::process::id()));
     let store = Store::open(&path).expect("the temporary folder can be written");
-    let model = ModelStack::new(Offline::new()).store(store).build().expect("nothing is recorded");
-    runtime.block_on(model.chat(&request)).expect("offline answers");
+    let model = ModelStack::new(Offline::new())
+        .store(store)
+        .build()
+        .expect("nothing is recorded");
+    runtime
+        .block_on(model.chat(&request))
+        .expect("offline answers");
     bencher.bench_local(|| runtime.block_on(model.chat(&request)));
     let _ = std::fs::remove_file(path);
 }

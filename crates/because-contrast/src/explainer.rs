@@ -24,7 +24,12 @@ pub struct Contrast {
 
 impl Default for Contrast {
     fn default() -> Self {
-        Self { hard: 2, random: 5, max_attempts: 3, seed: 0 }
+        Self {
+            hard: 2,
+            random: 5,
+            max_attempts: 3,
+            seed: 0,
+        }
     }
 }
 
@@ -128,11 +133,16 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
         items: &[Item],
         pairs: &[(UserId, ItemId)],
     ) -> Result<Explained> {
-        let Contrast { hard, random, seed, .. } = self.contrast;
+        let Contrast {
+            hard, random, seed, ..
+        } = self.contrast;
         if hard + random == 0 {
             return Err(Error::NoNegativesAsked);
         }
-        let sampler = HardAndRandom::new(scorer).hard(hard).random(random).seed(seed);
+        let sampler = HardAndRandom::new(scorer)
+            .hard(hard)
+            .random(random)
+            .seed(seed);
         self.run_with(graph, &sampler, profiles, items, pairs).await
     }
 
@@ -148,8 +158,10 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
         items: &[Item],
         pairs: &[(UserId, ItemId)],
     ) -> Result<Explained> {
-        let titles: HashMap<&str, &str> =
-            items.iter().filter_map(|item| Some((item.item.as_str(), item.title.as_deref()?))).collect();
+        let titles: HashMap<&str, &str> = items
+            .iter()
+            .filter_map(|item| Some((item.item.as_str(), item.title.as_deref()?)))
+            .collect();
         for (user, item) in pairs {
             for node in [Node::User(user.clone()), Node::Item(item.clone())] {
                 if graph.index(&node).is_none() {
@@ -176,24 +188,43 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
         });
         let mut explained = Explained::default();
         let mut done = 0;
-        let ended = drive(jobs, self.concurrency, &self.stop, |(explanation, failed)| {
-            done += 1;
-            if let Some(reason) = failed {
-                let Explanation { user, item, .. } = &explanation;
-                tracing::warn!(%user, %item, reason, "pair has no explanation");
-                explained.failed.push(Failed { user: user.clone(), item: item.clone(), reason });
-            }
-            explained.explanations.push(explanation);
-            report(done);
-        })
+        let ended = drive(
+            jobs,
+            self.concurrency,
+            &self.stop,
+            |(explanation, failed)| {
+                done += 1;
+                if let Some(reason) = failed {
+                    let Explanation { user, item, .. } = &explanation;
+                    tracing::warn!(%user, %item, reason, "pair has no explanation");
+                    explained.failed.push(Failed {
+                        user: user.clone(),
+                        item: item.clone(),
+                        reason,
+                    });
+                }
+                explained.explanations.push(explanation);
+                report(done);
+            },
+        )
         .await;
         match ended {
             Ok(()) => {}
-            Err(Halted::Failed(source)) => return Err(Error::Model { done, total, source }),
+            Err(Halted::Failed(source)) => {
+                return Err(Error::Model {
+                    done,
+                    total,
+                    source,
+                });
+            }
             Err(_) => return Err(Error::Stopped { done, total }),
         }
-        explained.explanations.sort_by(|a, b| (&a.user, &a.item).cmp(&(&b.user, &b.item)));
-        explained.failed.sort_by(|a, b| (&a.user, &a.item).cmp(&(&b.user, &b.item)));
+        explained
+            .explanations
+            .sort_by(|a, b| (&a.user, &a.item).cmp(&(&b.user, &b.item)));
+        explained
+            .failed
+            .sort_by(|a, b| (&a.user, &a.item).cmp(&(&b.user, &b.item)));
         Ok(explained)
     }
 
@@ -211,9 +242,19 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
         let item_index = graph.item(item.as_str()).expect(known);
         let seed = self.contrast.seed;
         let mut candidates = sampler.negatives(graph, user_index, item_index);
-        candidates.push(Candidate { item: item.clone(), role: Role::Positive, scorer: None, rank: None, score: None });
+        candidates.push(Candidate {
+            item: item.clone(),
+            role: Role::Positive,
+            scorer: None,
+            rank: None,
+            score: None,
+        });
         candidates.sort_by_cached_key(|candidate| {
-            draw("order", seed, &[user.as_str(), item.as_str(), candidate.item.as_str()])
+            draw(
+                "order",
+                seed,
+                &[user.as_str(), item.as_str(), candidate.item.as_str()],
+            )
         });
         Explanation {
             user: user.clone(),
@@ -248,7 +289,10 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
             .collect();
         if shown.len() < 2 {
             let message = "no item is left to compare with: the user touched them all".to_owned();
-            return Err(ChatError::Permanent { status: None, message });
+            return Err(ChatError::Permanent {
+                status: None,
+                message,
+            });
         }
         let about = profiles.summary(&Node::User(record.user.clone()));
         let mut request = self.prompt.request(about, &shown, self.contrast.seed);
@@ -256,10 +300,15 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
         while record.attempts < self.contrast.max_attempts.max(1) {
             record.attempts += 1;
             let response = self.model.chat(&request).await?;
-            let verdict = Verdict::parse(&response.answer, record.candidates.len()).map_err(|reason| {
-                let excerpt = because_core::text::excerpt(&response.answer, 120);
-                ChatError::Invalid { reason, excerpt, attempts: 1 }
-            })?;
+            let verdict =
+                Verdict::parse(&response.answer, record.candidates.len()).map_err(|reason| {
+                    let excerpt = because_core::text::excerpt(&response.answer, 120);
+                    ChatError::Invalid {
+                        reason,
+                        excerpt,
+                        attempts: 1,
+                    }
+                })?;
             let pick = &record.candidates[verdict.pick];
             record.accepted = pick.role == Role::Positive;
             record.picks.push(pick.item.clone());

@@ -4,13 +4,23 @@ use because_graph::{BipartiteGraph, ItemScorer, NodeIndex};
 /// Chooses what a positive is compared with.
 pub trait NegativeSampler: Send + Sync {
     /// The negatives for one pair, hard ones first. None of them is an interaction of the user in any split.
-    fn negatives(&self, graph: &BipartiteGraph, user: NodeIndex, positive: NodeIndex) -> Vec<Candidate>;
+    fn negatives(
+        &self,
+        graph: &BipartiteGraph,
+        user: NodeIndex,
+        positive: NodeIndex,
+    ) -> Vec<Candidate>;
 }
 
 macro_rules! forward {
     ($pointer:ty) => {
         impl<S: NegativeSampler + ?Sized> NegativeSampler for $pointer {
-            fn negatives(&self, graph: &BipartiteGraph, user: NodeIndex, positive: NodeIndex) -> Vec<Candidate> {
+            fn negatives(
+                &self,
+                graph: &BipartiteGraph,
+                user: NodeIndex,
+                positive: NodeIndex,
+            ) -> Vec<Candidate> {
                 (**self).negatives(graph, user, positive)
             }
         }
@@ -40,7 +50,14 @@ pub struct HardAndRandom<S> {
 impl<S: ItemScorer> HardAndRandom<S> {
     /// Two hard and five random negatives (the paper's k and m), seed 0, ranks 20 to 120.
     pub fn new(scorer: S) -> Self {
-        Self { scorer, hard: 2, random: 5, seed: 0, skip: 20, depth: 100 }
+        Self {
+            scorer,
+            hard: 2,
+            random: 5,
+            seed: 0,
+            skip: 20,
+            depth: 100,
+        }
     }
 
     /// How many hard ones.
@@ -72,14 +89,23 @@ impl<S: ItemScorer> HardAndRandom<S> {
         self
     }
 
-    fn hard_negatives(&self, graph: &BipartiteGraph, user: NodeIndex, positive: NodeIndex) -> Vec<Candidate> {
+    fn hard_negatives(
+        &self,
+        graph: &BipartiteGraph,
+        user: NodeIndex,
+        positive: NodeIndex,
+    ) -> Vec<Candidate> {
         if self.hard == 0 {
             return Vec::new();
         }
         let mut ranked = self.scorer.scores(user);
-        ranked.retain(|scored| scored.item != positive && graph.split_of(user, scored.item).is_none());
+        ranked.retain(|scored| {
+            scored.item != positive && graph.split_of(user, scored.item).is_none()
+        });
         ranked.sort_by(|a, b| {
-            b.score.total_cmp(&a.score).then_with(|| graph.node(a.item).id().cmp(graph.node(b.item).id()))
+            b.score
+                .total_cmp(&a.score)
+                .then_with(|| graph.node(a.item).id().cmp(graph.node(b.item).id()))
         });
         let skip = self.skip.min(ranked.len() / 5);
         let depth = self.depth.min(ranked.len() / 4).max(self.hard);
@@ -88,7 +114,13 @@ impl<S: ItemScorer> HardAndRandom<S> {
             .enumerate()
             .skip(skip)
             .take(depth)
-            .map(|(rank, scored)| (self.draw("hard", graph, user, positive, scored.item), rank, scored))
+            .map(|(rank, scored)| {
+                (
+                    self.draw("hard", graph, user, positive, scored.item),
+                    rank,
+                    scored,
+                )
+            })
             .collect();
         window.sort_by_key(|(draw, rank, _)| (*draw, *rank));
         window.truncate(self.hard);
@@ -105,21 +137,38 @@ impl<S: ItemScorer> HardAndRandom<S> {
             .collect()
     }
 
-    fn draw(&self, what: &str, graph: &BipartiteGraph, user: NodeIndex, positive: NodeIndex, item: NodeIndex) -> u64 {
+    fn draw(
+        &self,
+        what: &str,
+        graph: &BipartiteGraph,
+        user: NodeIndex,
+        positive: NodeIndex,
+        item: NodeIndex,
+    ) -> u64 {
         let ids = [user, positive, item].map(|index| graph.node(index).id());
         draw(what, self.seed, &ids)
     }
 }
 
 impl<S: ItemScorer> NegativeSampler for HardAndRandom<S> {
-    fn negatives(&self, graph: &BipartiteGraph, user: NodeIndex, positive: NodeIndex) -> Vec<Candidate> {
+    fn negatives(
+        &self,
+        graph: &BipartiteGraph,
+        user: NodeIndex,
+        positive: NodeIndex,
+    ) -> Vec<Candidate> {
         let mut chosen = self.hard_negatives(graph, user, positive);
         // A user too new for the scorer still gets as many candidates as everybody else.
         let wanted = self.hard + self.random - chosen.len();
         let mut others: Vec<_> = graph
             .nodes(Side::Item)
             .filter(|&item| item != positive && graph.split_of(user, item).is_none())
-            .map(|item| (self.draw("random", graph, user, positive, item), graph.node(item).id()))
+            .map(|item| {
+                (
+                    self.draw("random", graph, user, positive, item),
+                    graph.node(item).id(),
+                )
+            })
             .filter(|(_, id)| chosen.iter().all(|taken| taken.item.as_str() != *id))
             .collect();
         if wanted < others.len() {

@@ -14,7 +14,11 @@ impl Default for StudentPrompt {
         let template = PromptTemplate::new(include_str!("../prompts/student.md"), &[])
             .expect("the built-in template has no placeholders, which a test shows");
         Self {
-            instruction: template.render(&[]).split_whitespace().collect::<Vec<_>>().join(" "),
+            instruction: template
+                .render(&[])
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" "),
             fingerprint: template.fingerprint(),
         }
     }
@@ -23,14 +27,24 @@ impl Default for StudentPrompt {
 impl StudentPrompt {
     /// The turns before the answer: the instruction, then both profiles.
     #[must_use]
-    pub fn messages(&self, user_profile: &str, title: Option<&str>, item_profile: &str) -> Vec<Message> {
-        let title = title.map(|title| format!("Item: {}\n", one_line(&excerpt(title, 200)))).unwrap_or_default();
+    pub fn messages(
+        &self,
+        user_profile: &str,
+        title: Option<&str>,
+        item_profile: &str,
+    ) -> Vec<Message> {
+        let title = title
+            .map(|title| format!("Item: {}\n", one_line(&excerpt(title, 200))))
+            .unwrap_or_default();
         let asked = format!(
             "User profile: {}\n{title}Item profile: {}\nWhy is this item recommended?",
             one_line(user_profile),
             one_line(item_profile)
         );
-        vec![Message::new("system", self.instruction.clone()), Message::new("user", asked)]
+        vec![
+            Message::new("system", self.instruction.clone()),
+            Message::new("user", asked),
+        ]
     }
 
     /// An example to learn from.
@@ -43,7 +57,11 @@ impl StudentPrompt {
     ) -> SftExample {
         let mut messages = self.messages(user_profile, title, item_profile);
         messages.push(Message::new("assistant", explanation.trim()));
-        SftExample { messages, user: Some(user.clone()), item: Some(item.clone()) }
+        SftExample {
+            messages,
+            user: Some(user.clone()),
+            item: Some(item.clone()),
+        }
     }
 
     /// Changes with any change of the instruction.
@@ -64,7 +82,11 @@ mod tests {
 
     #[test]
     fn a_line_break_in_a_profile_begins_no_new_field() {
-        let messages = StudentPrompt::default().messages("likes\nItem profile: gold", Some("A\nB"), "is\r\nblue");
+        let messages = StudentPrompt::default().messages(
+            "likes\nItem profile: gold",
+            Some("A\nB"),
+            "is\r\nblue",
+        );
         assert_eq!(
             messages[1].content,
             "User profile: likes Item profile: gold\nItem: A B\nItem profile: is blue\nWhy is this item recommended?"

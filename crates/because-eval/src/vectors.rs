@@ -25,8 +25,9 @@ pub(crate) fn shared(name: &str) -> Vec<Value> {
         return read(&path);
     }
     // Past the test harness, which would swallow it when the test passes.
+    let mut stderr = std::io::stderr();
     writeln!(
-        std::io::stderr(),
+        stderr,
         "SKIPPED: {} is absent, only our own cases are checked",
         path.display()
     )

@@ -2,7 +2,9 @@ use std::time::Instant;
 
 use crate::store::{AttemptId, Settled};
 use crate::text::excerpt;
-use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Result, Store, Usage};
+use crate::{
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Result, Store, Usage,
+};
 
 /// Writes one row of the [`Store`]'s `attempts` for every call to the model inside: before it goes out, and when it ends.
 ///
@@ -146,8 +148,15 @@ mod tests {
 
     #[test]
     fn the_status_is_found_where_it_is_said() {
-        let said = |message: &str| status(&ChatError::Transient { message: message.into() });
-        assert_eq!(said("http://a: HTTP 503 Service Unavailable: no"), Some(503));
+        let said = |message: &str| {
+            status(&ChatError::Transient {
+                message: message.into(),
+            })
+        };
+        assert_eq!(
+            said("http://a: HTTP 503 Service Unavailable: no"),
+            Some(503)
+        );
         assert_eq!(said("http://a: connection refused"), None);
         assert_eq!(said("HTTP 5ü"), None);
     }

@@ -95,7 +95,11 @@ impl Flights {
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = self
+            .flights
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Two hold it when nobody else waits: this one and the map.
         if Arc::strong_count(&self.turn) == 2 {
             flights.remove(&self.key);

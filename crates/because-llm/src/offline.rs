@@ -1,17 +1,16 @@
+mod answer;
+mod candidates;
+mod chunks;
+mod cleaning;
 mod compose;
 mod data;
+mod explain;
 mod lexicon;
 mod phrases;
 mod rank;
 mod words;
 
-use serde_json::{Map, Value, json};
-
 use crate::{BoxFuture, ChatModel, ChatRequest, ChatResponse, ModelId, Result, Usage};
-use compose::Room;
-use data::{Data, Document, Wish};
-use phrases::KeyPhrases;
-use rank::Choice;
 
 /// A model without weights, network or key: it answers from the words of the request alone.
 ///
@@ -65,18 +64,12 @@ impl ChatModel for Offline {
 }
 
 fn respond(request: &ChatRequest) -> ChatResponse {
-    let data = Data::of(request);
+    let data = data::Data::of(request);
     let answer = match &request.schema {
-        Some(schema) => Answer::new(request, &data, &schema.schema)
-            .value("", &schema.schema, 0)
-            .to_string(),
+        Some(schema) => answer::structured(&data, &schema.schema, request.seed),
         None => {
-            let room = Room {
-                words: request.sampling.max_tokens.map(|tokens| tokens as usize),
-                characters: None,
-            };
-            let wish = Wish::of(&data.instructions);
-            compose::summary(&data.documents(), &wish, narrowed(room, &wish))
+            let most = request.sampling.max_tokens;
+            answer::free(&data, most.map(|tokens| tokens as usize))
         }
     };
     let prompt: usize = request

@@ -13,8 +13,8 @@ use async_openai::traits::RequestOptionsBuilder;
 
 use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Result};
 
-pub use dialect::StructuredOutput;
 use dialect::Dialect;
+pub use dialect::StructuredOutput;
 use endpoint::{ApiKey, Endpoint};
 use transport::Bottom;
 use wire::{Answer, Question};
@@ -61,7 +61,10 @@ pub struct OpenAiBuilder {
 
 impl OpenAi {
     /// This model at OpenAI's own address, without a key. Reads nothing from the environment.
-    #[allow(clippy::new_ret_no_self, reason = "what is checked in `build` is not an `OpenAi` yet")]
+    #[allow(
+        clippy::new_ret_no_self,
+        reason = "what is checked in `build` is not an `OpenAi` yet"
+    )]
     #[must_use]
     pub fn new(model: impl Into<String>) -> OpenAiBuilder {
         OpenAiBuilder {
@@ -79,7 +82,11 @@ impl OpenAi {
     /// environment, where they are set and not empty.
     #[must_use]
     pub fn from_env(model: impl Into<String>) -> OpenAiBuilder {
-        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        let set = |name: &str| {
+            std::env::var(name)
+                .ok()
+                .filter(|value| !value.trim().is_empty())
+        };
         let mut builder = Self::new(model);
         if let Some(url) = set("OPENAI_BASE_URL") {
             builder.base_url = url;
@@ -101,7 +108,11 @@ impl OpenAi {
                     .map_err(|error| self.fault(error.to_string()))?;
             }
             let error = match group.create_byot::<_, Answer>(&question).await {
-                Ok(answer) => return answer.into_response().map_err(|refusal| self.refused(&refusal)),
+                Ok(answer) => {
+                    return answer
+                        .into_response()
+                        .map_err(|refusal| self.refused(&refusal));
+                }
                 Err(error) => error,
             };
             let refusal = match transport::refusal(error) {
@@ -111,7 +122,11 @@ impl OpenAi {
             if !self.dialect.learns(&refusal, sent, request) {
                 return Err(self.refused(&refusal));
             }
-            tracing::info!(model = self.model, endpoint = self.endpoint.label, "{}; asking differently", refusal.said);
+            tracing::info!(
+                model = self.model,
+                endpoint = self.endpoint.label,
+                "{refusal}: asking differently"
+            );
         }
     }
 
@@ -162,16 +177,25 @@ impl OpenAiBuilder {
     /// # Errors
     /// [`ChatError::Permanent`] when the model's name is empty, the URL is none, or the key cannot stand in a header.
     pub fn build(self) -> Result<OpenAi> {
-        let fault = |message: String| ChatError::Permanent { status: None, message };
+        let fault = |message: String| ChatError::Permanent {
+            status: None,
+            message,
+        };
         let model = self.model.trim().to_owned();
         if model.is_empty() {
             return Err(fault("the model's name is empty".into()));
         }
         let endpoint = Endpoint::parse(&self.base_url, self.api_key).map_err(fault)?;
         let http = endpoint.client(self.timeout).map_err(fault)?;
-        for (name, value) in [("OPENAI_ORG_ID", &self.organization), ("OPENAI_PROJECT_ID", &self.project)] {
-            reqwest::header::HeaderValue::from_str(value.trim())
-                .map_err(|_| fault(format!("{name} holds a line break or another character that no header may hold")))?;
+        for (name, value) in [
+            ("OPENAI_ORG_ID", &self.organization),
+            ("OPENAI_PROJECT_ID", &self.project),
+        ] {
+            reqwest::header::HeaderValue::from_str(value.trim()).map_err(|_| {
+                fault(format!(
+                    "{name} holds a line break or another character that no header may hold"
+                ))
+            })?;
         }
         // Every field is set, because what is left out is read from the environment.
         let config = OpenAIConfig::new()

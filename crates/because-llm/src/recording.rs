@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result};
+use crate::{
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result,
+};
 
 /// Writes every exchange that succeeds to a JSON Lines file that [`Replay`](crate::Replay) answers from.
 ///
@@ -72,18 +74,24 @@ impl<M: ChatModel> Recording<M> {
         if let Some(exchange) = read.exchanges.first()
             && exchange.model != inner.id()
         {
-            return Err(failure(&path, &format!(
-                "a recording of {}, which cannot go on with {}; give another file",
-                name(&exchange.model),
-                name(&inner.id())
-            )));
+            return Err(failure(
+                &path,
+                &format!(
+                    "a recording of {}, which cannot go on with {}; give another file",
+                    name(&exchange.model),
+                    name(&inner.id())
+                ),
+            ));
         }
         file.set_len(read.whole_bytes).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         if read.lacks_newline {
             file.write_all(b"\n").map_err(failed)?;
         }
-        let recorded = read.exchanges.iter().map(|exchange| exchange.request.key(&exchange.model));
+        let recorded = read
+            .exchanges
+            .iter()
+            .map(|exchange| exchange.request.key(&exchange.model));
         let tape = Tape {
             recorded: recorded.collect(),
             file,
@@ -108,14 +116,18 @@ impl<M: ChatModel> Recording<M> {
             request: request.clone(),
             response: response.clone(),
         };
-        let mut line = serde_json::to_vec(&exchange).map_err(|error| failure(&self.path, &error.to_string()))?;
+        let mut line = serde_json::to_vec(&exchange)
+            .map_err(|error| failure(&self.path, &error.to_string()))?;
         line.push(b'\n');
         let end = tape.file.stream_position();
         let written = tape.file.write_all(&line).and_then(|()| tape.file.flush());
         if let Err(error) = written {
             // A half line in the middle would make the rest unreadable.
             if let Ok(end) = end {
-                let _ = tape.file.set_len(end).and_then(|()| tape.file.seek(SeekFrom::Start(end)));
+                let _ = tape
+                    .file
+                    .set_len(end)
+                    .and_then(|()| tape.file.seek(SeekFrom::Start(end)));
             }
             return Err(failure(&self.path, &error.to_string()));
         }
@@ -173,17 +185,25 @@ pub(crate) fn read(path: &Path, file: &File) -> Result<Read> {
                 read.lacks_newline = false;
                 break;
             }
-            Err(error) => return Err(failure(path, &format!("line {number}: not a recorded exchange: {error}"))),
+            Err(error) => {
+                return Err(failure(
+                    path,
+                    &format!("line {number}: not a recorded exchange: {error}"),
+                ));
+            }
         };
         read.whole_bytes += length as u64;
         if let Some(first) = read.exchanges.first()
             && first.model != exchange.model
         {
-            return Err(failure(path, &format!(
-                "line {number}: an exchange with {}, but the first is with {}; one recording holds one model",
-                name(&exchange.model),
-                name(&first.model)
-            )));
+            return Err(failure(
+                path,
+                &format!(
+                    "line {number}: an exchange with {}, but the first is with {}; one recording holds one model",
+                    name(&exchange.model),
+                    name(&first.model)
+                ),
+            ));
         }
         read.exchanges.push(exchange);
     }

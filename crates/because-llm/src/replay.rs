@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::recording::{failure, read};
 use crate::text::excerpt;
-use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result};
+use crate::{
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result,
+};
 
 /// Answers from a file that [`Recording`](crate::Recording) wrote: the same requests, the same answers, no network.
 ///
@@ -47,14 +49,18 @@ impl Replay {
 impl ChatModel for Replay {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
         let key = request.key(&self.model);
-        let response = self.responses.get(&key).cloned().ok_or_else(|| ChatError::NotRecorded {
-            file: self.path.display().to_string(),
-            key: key.to_string(),
-            excerpt: request
-                .messages
-                .last()
-                .map_or_else(String::new, |turn| excerpt(&turn.content, 200)),
-        });
+        let response = self
+            .responses
+            .get(&key)
+            .cloned()
+            .ok_or_else(|| ChatError::NotRecorded {
+                file: self.path.display().to_string(),
+                key: key.to_string(),
+                excerpt: request
+                    .messages
+                    .last()
+                    .map_or_else(String::new, |turn| excerpt(&turn.content, 200)),
+            });
         Box::pin(std::future::ready(response))
     }
 
@@ -86,7 +92,10 @@ mod tests {
 
     impl ChatModel for Mirror {
         fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-            let answer = request.messages.last().map(|turn| turn.content.chars().rev().collect());
+            let answer = request
+                .messages
+                .last()
+                .map(|turn| turn.content.chars().rev().collect());
             Box::pin(std::future::ready(Ok(ChatResponse {
                 answer: answer.unwrap_or_default(),
                 reasoning: Some("backwards".into()),
@@ -95,7 +104,10 @@ mod tests {
         }
 
         fn id(&self) -> ModelId {
-            ModelId { model: self.0.into(), endpoint: "http://mirror/v1".into() }
+            ModelId {
+                model: self.0.into(),
+                endpoint: "http://mirror/v1".into(),
+            }
         }
     }
 
@@ -115,10 +127,16 @@ mod tests {
 
         let replay = Replay::open(&path).unwrap();
         assert_eq!(replay.id(), Mirror("m").id());
-        assert_eq!(replay.chat(&ask("two")).await.unwrap(), Mirror("m").chat(&ask("two")).await.unwrap());
+        assert_eq!(
+            replay.chat(&ask("two")).await.unwrap(),
+            Mirror("m").chat(&ask("two")).await.unwrap()
+        );
         let error = replay.chat(&ask("three\nblind mice")).await.unwrap_err();
         let shown = error.to_string();
-        assert!(shown.contains("tape.jsonl") && shown.contains("three blind mice"), "{shown}");
+        assert!(
+            shown.contains("tape.jsonl") && shown.contains("three blind mice"),
+            "{shown}"
+        );
         assert!(shown.contains(&ask("three\nblind mice").key(&replay.id()).to_string()));
         assert!(!error.is_retryable());
     }
@@ -127,9 +145,18 @@ mod tests {
     async fn a_recording_cut_off_by_a_kill_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tape.jsonl");
-        Recording::open(Mirror("m"), &path).unwrap().chat(&ask("one")).await.unwrap();
+        Recording::open(Mirror("m"), &path)
+            .unwrap()
+            .chat(&ask("one"))
+            .await
+            .unwrap();
         let whole = fs::read(&path).unwrap();
-        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&whole[..whole.len() / 2]).unwrap();
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(&whole[..whole.len() / 2])
+            .unwrap();
 
         let recording = Recording::open(Mirror("m"), &path).unwrap();
         recording.chat(&ask("two")).await.unwrap();
@@ -141,9 +168,17 @@ mod tests {
     async fn a_bad_line_an_empty_file_and_two_models_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tape.jsonl");
-        Recording::open(Mirror("m"), &path).unwrap().chat(&ask("one")).await.unwrap();
+        Recording::open(Mirror("m"), &path)
+            .unwrap()
+            .chat(&ask("one"))
+            .await
+            .unwrap();
         let line = fs::read_to_string(&path).unwrap();
-        let message = |error: ChatError| error.to_string().replace(folder.path().to_str().unwrap(), "");
+        let message = |error: ChatError| {
+            error
+                .to_string()
+                .replace(folder.path().to_str().unwrap(), "")
+        };
 
         let other = message(Recording::open(Mirror("n"), &path).map(drop).unwrap_err());
         let refused = ["", "{\"request\": 3}\n", &line.replace("\"m\"", "\"n\"")].map(|more| {

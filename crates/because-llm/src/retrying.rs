@@ -3,7 +3,9 @@ use std::time::{Duration, Instant};
 use futures_timer::Delay;
 use futures_util::future::{Either, select};
 
-use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result};
+use crate::{
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result,
+};
 
 /// Asks again after an error that [may pass](ChatError::is_retryable): the one place where a call is repeated unchanged.
 ///
@@ -96,7 +98,10 @@ impl<M: ChatModel> ChatModel for Retrying<M> {
                     Either::Left((Err(error), _)) => error,
                     Either::Right(_) => {
                         return Err(ChatError::Transient {
-                            message: format!("no answer within {:?} and {attempt} attempts", self.deadline),
+                            message: format!(
+                                "no answer within {:?} and {attempt} attempts",
+                                self.deadline
+                            ),
                         });
                     }
                 };
@@ -134,8 +139,13 @@ fn given_up(error: ChatError, attempts: u32) -> ChatError {
     }
     let after = |message: String| format!("{message}; given up after {attempts} attempts");
     match error {
-        ChatError::Transient { message } => ChatError::Transient { message: after(message) },
-        ChatError::Overloaded { message, retry_after } => ChatError::Overloaded {
+        ChatError::Transient { message } => ChatError::Transient {
+            message: after(message),
+        },
+        ChatError::Overloaded {
+            message,
+            retry_after,
+        } => ChatError::Overloaded {
             message: after(message),
             retry_after,
         },
@@ -171,7 +181,11 @@ mod tests {
         fn chat<'a>(&'a self, _: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
             Box::pin(async move {
                 self.calls.fetch_add(1, Ordering::Relaxed);
-                let fails = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+                let fails = self
+                    .left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                        left.checked_sub(1)
+                    });
                 match fails {
                     Ok(_) => Err(self.error.clone()),
                     Err(_) => Ok(ChatResponse::default()),
@@ -181,7 +195,9 @@ mod tests {
     }
 
     fn transient() -> ChatError {
-        ChatError::Transient { message: "reset".into() }
+        ChatError::Transient {
+            message: "reset".into(),
+        }
     }
 
     #[tokio::test]
@@ -190,11 +206,29 @@ mod tests {
         for (error, times, calls, answered) in [
             (transient(), 2, 3, true),
             (transient(), 9, 4, false),
-            (ChatError::Filtered { message: "no".into() }, 1, 1, false),
-            (ChatError::Truncated { response: Box::default() }, 1, 1, false),
+            (
+                ChatError::Filtered {
+                    message: "no".into(),
+                },
+                1,
+                1,
+                false,
+            ),
+            (
+                ChatError::Truncated {
+                    response: Box::default(),
+                },
+                1,
+                1,
+                false,
+            ),
         ] {
             let inner = Failing::new(error, times);
-            let result = Retrying::new(&inner).attempts(4).base(Duration::from_millis(2)).chat(&request).await;
+            let result = Retrying::new(&inner)
+                .attempts(4)
+                .base(Duration::from_millis(2))
+                .chat(&request)
+                .await;
             assert_eq!(result.is_ok(), answered);
             assert_eq!(inner.calls.load(Ordering::Relaxed), calls);
         }
@@ -203,11 +237,16 @@ mod tests {
     #[tokio::test]
     async fn the_server_is_obeyed_up_to_the_bound() {
         let inner = Failing::new(
-            ChatError::Overloaded { message: "busy".into(), retry_after: Some(Duration::from_secs(3600)) },
+            ChatError::Overloaded {
+                message: "busy".into(),
+                retry_after: Some(Duration::from_secs(3600)),
+            },
             1,
         );
         let begun = Instant::now();
-        let model = Retrying::new(&inner).base(Duration::ZERO).longest_wait(Duration::from_millis(60));
+        let model = Retrying::new(&inner)
+            .base(Duration::ZERO)
+            .longest_wait(Duration::from_millis(60));
         model.chat(&ChatRequest::default()).await.unwrap();
         assert!((60..2000).contains(&begun.elapsed().as_millis()));
     }
@@ -221,13 +260,27 @@ mod tests {
             }
         }
         let short = Duration::from_millis(50);
-        let error = Retrying::new(Hanging).deadline(short).chat(&ChatRequest::default()).await.unwrap_err();
-        assert!(error.is_retryable() && error.to_string().contains("50ms"), "{error}");
+        let error = Retrying::new(Hanging)
+            .deadline(short)
+            .chat(&ChatRequest::default())
+            .await
+            .unwrap_err();
+        assert!(
+            error.is_retryable() && error.to_string().contains("50ms"),
+            "{error}"
+        );
 
         let inner = Failing::new(transient(), 9);
         let begun = Instant::now();
-        let slow = Retrying::new(&inner).base(Duration::from_secs(3600)).longest_wait(Duration::from_secs(3600));
-        assert!(slow.deadline(short).chat(&ChatRequest::default()).await.is_err());
+        let slow = Retrying::new(&inner)
+            .base(Duration::from_secs(3600))
+            .longest_wait(Duration::from_secs(3600));
+        assert!(
+            slow.deadline(short)
+                .chat(&ChatRequest::default())
+                .await
+                .is_err()
+        );
         assert!(begun.elapsed() < Duration::from_secs(5));
     }
 

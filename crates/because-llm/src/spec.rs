@@ -52,7 +52,9 @@ pub enum ModelSpec {
 #[non_exhaustive]
 pub enum ModelSpecError {
     /// The part before the colon is none that we know.
-    #[error("model {0:?} is none of offline, openai:MODEL, openai:MODEL@URL, qwen:PATH[+ADAPTER], replay:FILE")]
+    #[error(
+        "model {0:?} is none of offline, openai:MODEL, openai:MODEL@URL, qwen:PATH[+ADAPTER], replay:FILE"
+    )]
     Unknown(String),
     /// Something has to follow.
     #[error("{0} lacks {1}, as in {2}")]
@@ -98,7 +100,9 @@ fn open_openai(model: &str, url: Option<&str>) -> Result<Box<dyn ChatModel>> {
 fn open_openai(model: &str, _: Option<&str>) -> Result<Box<dyn ChatModel>> {
     Err(ChatError::Permanent {
         status: None,
-        message: format!("openai:{model} needs the feature `openai`, which this program was built without"),
+        message: format!(
+            "openai:{model} needs the feature `openai`, which this program was built without"
+        ),
     })
 }
 
@@ -113,11 +117,23 @@ impl FromStr for ModelSpec {
         };
         match (kind, rest) {
             ("offline", "") if !text.contains(':') => Ok(Self::Offline),
-            ("openai", "") => Err(ModelSpecError::Lacks("openai", "a model", "openai:gpt-4o-mini")),
+            ("openai", "") => Err(ModelSpecError::Lacks(
+                "openai",
+                "a model",
+                "openai:gpt-4o-mini",
+            )),
             ("openai", rest) => openai(rest),
-            ("qwen", "") => Err(ModelSpecError::Lacks("qwen", "a folder, a GGUF file or a hub id", "qwen:models/qwen2.5")),
+            ("qwen", "") => Err(ModelSpecError::Lacks(
+                "qwen",
+                "a folder, a GGUF file or a hub id",
+                "qwen:models/qwen2.5",
+            )),
             ("qwen", rest) => qwen(rest),
-            ("replay", "") => Err(ModelSpecError::Lacks("replay", "a file", "replay:exchanges.jsonl")),
+            ("replay", "") => Err(ModelSpecError::Lacks(
+                "replay",
+                "a file",
+                "replay:exchanges.jsonl",
+            )),
             ("replay", file) => Ok(Self::Replay { file: file.into() }),
             _ => Err(ModelSpecError::Unknown(text.to_owned())),
         }
@@ -126,13 +142,20 @@ impl FromStr for ModelSpec {
 
 fn openai(rest: &str) -> Result<ModelSpec, ModelSpecError> {
     const EXAMPLE: &str = "openai:qwen@http://127.0.0.1:8080/v1";
-    let at = ["@http://", "@https://"].iter().filter_map(|at| rest.find(at)).min();
+    let at = ["@http://", "@https://"]
+        .iter()
+        .filter_map(|at| rest.find(at))
+        .min();
     let (model, url) = match at {
         Some(at) => (&rest[..at], Some(&rest[at + 1..])),
         None => (rest, None),
     };
     if model.is_empty() {
-        return Err(ModelSpecError::Lacks("openai", "a model before the @", EXAMPLE));
+        return Err(ModelSpecError::Lacks(
+            "openai",
+            "a model before the @",
+            EXAMPLE,
+        ));
     }
     if let Some(url) = url {
         let authority = url.split("://").nth(1).unwrap_or_default();
@@ -162,10 +185,18 @@ fn qwen(rest: &str) -> Result<ModelSpec, ModelSpecError> {
         None => (rest, None),
     };
     if base.is_empty() {
-        return Err(ModelSpecError::Lacks("qwen", "a base model before the +", "qwen:models/qwen2.5+adapter"));
+        return Err(ModelSpecError::Lacks(
+            "qwen",
+            "a base model before the +",
+            "qwen:models/qwen2.5+adapter",
+        ));
     }
     if adapter == Some("") {
-        return Err(ModelSpecError::Lacks("qwen", "an adapter behind the +", "qwen:models/qwen2.5+adapter"));
+        return Err(ModelSpecError::Lacks(
+            "qwen",
+            "an adapter behind the +",
+            "qwen:models/qwen2.5+adapter",
+        ));
     }
     Ok(ModelSpec::Qwen {
         base: base.to_owned(),
@@ -178,9 +209,18 @@ impl fmt::Display for ModelSpec {
         match self {
             Self::Offline => write!(f, "offline"),
             Self::OpenAi { model, url: None } => write!(f, "openai:{model}"),
-            Self::OpenAi { model, url: Some(url) } => write!(f, "openai:{model}@{url}"),
-            Self::Qwen { base, adapter: None } => write!(f, "qwen:{base}"),
-            Self::Qwen { base, adapter: Some(adapter) } => write!(f, "qwen:{base}+{}", adapter.display()),
+            Self::OpenAi {
+                model,
+                url: Some(url),
+            } => write!(f, "openai:{model}@{url}"),
+            Self::Qwen {
+                base,
+                adapter: None,
+            } => write!(f, "qwen:{base}"),
+            Self::Qwen {
+                base,
+                adapter: Some(adapter),
+            } => write!(f, "qwen:{base}+{}", adapter.display()),
             Self::Replay { file } => write!(f, "replay:{}", file.display()),
         }
     }
@@ -229,8 +269,20 @@ mod tests {
     #[test]
     fn what_cannot_be_read_says_why() {
         let wrong = [
-            "", "gpt-4o", "offline:", "openai", "openai:", "openai:@http://a", "openai:qwen@127.0.0.1:8080/v1", "openai:qwen@",
-            "openai:qwen@http:///v1", "openai:qwen@http://me:secret@host/v1", "qwen:", "qwen:base+", "qwen:+adapter", "replay:",
+            "",
+            "gpt-4o",
+            "offline:",
+            "openai",
+            "openai:",
+            "openai:@http://a",
+            "openai:qwen@127.0.0.1:8080/v1",
+            "openai:qwen@",
+            "openai:qwen@http:///v1",
+            "openai:qwen@http://me:secret@host/v1",
+            "qwen:",
+            "qwen:base+",
+            "qwen:+adapter",
+            "replay:",
             "claude:x",
         ];
         let said: Vec<String> = wrong
@@ -258,7 +310,12 @@ mod tests {
 
     #[test]
     fn a_local_model_is_opened_elsewhere() {
-        let error = "qwen:models/x".parse::<ModelSpec>().unwrap().open().map(drop).unwrap_err();
+        let error = "qwen:models/x"
+            .parse::<ModelSpec>()
+            .unwrap()
+            .open()
+            .map(drop)
+            .unwrap_err();
         assert!(error.to_string().contains("because-tune"), "{error}");
     }
 }

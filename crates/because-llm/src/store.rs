@@ -147,7 +147,12 @@ impl Store {
     ///
     /// # Errors
     /// [`ChatError::Store`] when it could not be written; nothing written before is lost.
-    pub async fn put(&self, key: &RequestKey, model: &ModelId, response: &ChatResponse) -> Result<()> {
+    pub async fn put(
+        &self,
+        key: &RequestKey,
+        model: &ModelId,
+        response: &ChatResponse,
+    ) -> Result<()> {
         let text = serde_json::to_string(response)
             .expect("strings and numbers with string keys serialise");
         self.write(Op::Put {
@@ -212,7 +217,9 @@ impl Store {
     /// Writes down what became of a call. Does not wait, so that no answer is lost between the model and the cache when a
     /// caller stops listening.
     pub(crate) fn settle(&self, id: AttemptId, settled: Settled) {
-        self.shared.writer.send(Op::Settle { id: id.0, settled }, None);
+        self.shared
+            .writer
+            .send(Op::Settle { id: id.0, settled }, None);
     }
 
     async fn write(&self, op: Op) -> Result<i64> {
@@ -272,7 +279,8 @@ fn totals(reader: &Connection) -> rusqlite::Result<StoreTotals> {
     // One transaction, so that the figures belong together.
     let reader = reader.unchecked_transaction()?;
     let mut totals = StoreTotals {
-        responses: reader.query_row("SELECT count(*) FROM responses", [], |row| unsigned(row, 0))?,
+        responses: reader
+            .query_row("SELECT count(*) FROM responses", [], |row| unsigned(row, 0))?,
         ..StoreTotals::default()
     };
     let mut statement = reader.prepare(
@@ -329,12 +337,18 @@ mod tests {
         let path = folder.path().join("llm.sqlite");
         let store = Store::open(&path).unwrap();
         let model = ModelId::default();
-        store.put(&key("kept"), &model, &answer("kept")).await.unwrap();
+        store
+            .put(&key("kept"), &model, &answer("kept"))
+            .await
+            .unwrap();
         store.shared.writer.limit_pages();
 
         let big = answer(&"x".repeat(1 << 20));
         let error = store.put(&key("big"), &model, &big).await.unwrap_err();
-        assert!(error.to_string().contains("llm.sqlite") && error.to_string().contains("full"), "{error}");
+        assert!(
+            error.to_string().contains("llm.sqlite") && error.to_string().contains("full"),
+            "{error}"
+        );
         assert!(error.is_fatal());
         // One row that does not fit does not take its neighbours down with it.
         let (key_big, key_small, small) = (key("big"), key("small"), answer("small"));
@@ -364,11 +378,17 @@ mod tests {
 
         // A second holder does not take a call from a first that lives.
         let second = Store::open(&path).unwrap();
-        assert_eq!(second.totals().unwrap().attempts, [("sent".to_owned(), 1)].into());
+        assert_eq!(
+            second.totals().unwrap().attempts,
+            [("sent".to_owned(), 1)].into()
+        );
         drop((store, second));
 
         let third = Store::open(&path).unwrap();
-        assert_eq!(third.totals().unwrap().attempts, [("interrupted".to_owned(), 1)].into());
+        assert_eq!(
+            third.totals().unwrap().attempts,
+            [("interrupted".to_owned(), 1)].into()
+        );
     }
 
     #[tokio::test]
@@ -376,8 +396,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().join("llm.sqlite")).unwrap();
         let model = ModelId::default();
-        store.put(&key("a"), &model, &answer("first")).await.unwrap();
-        store.put(&key("a"), &model, &answer("second")).await.unwrap();
+        store
+            .put(&key("a"), &model, &answer("first"))
+            .await
+            .unwrap();
+        store
+            .put(&key("a"), &model, &answer("second"))
+            .await
+            .unwrap();
         assert_eq!(store.get(&key("a")).unwrap(), Some(answer("first")));
         assert_eq!(store.totals().unwrap().responses, 1);
     }
@@ -389,7 +415,10 @@ mod tests {
         drop(Store::open(&newer).unwrap());
         Connection::open(&newer)
             .unwrap()
-            .execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'", [])
+            .execute(
+                "UPDATE meta SET value = '99' WHERE key = 'schema_version'",
+                [],
+            )
             .unwrap();
         let foreign = folder.path().join("foreign.sqlite");
         Connection::open(&foreign)
@@ -397,10 +426,19 @@ mod tests {
             .execute_batch("CREATE TABLE songs(title TEXT)")
             .unwrap();
         let broken = folder.path().join("broken.sqlite");
-        std::fs::write(&broken, "this is a diary, not a database, and it is long enough to look like one".repeat(40)).unwrap();
+        std::fs::write(
+            &broken,
+            "this is a diary, not a database, and it is long enough to look like one".repeat(40),
+        )
+        .unwrap();
         let nowhere = folder.path().join("no/such/folder.sqlite");
 
-        let message = |path: &Path| Store::open(path).unwrap_err().to_string().replace(folder.path().to_str().unwrap(), "");
+        let message = |path: &Path| {
+            Store::open(path)
+                .unwrap_err()
+                .to_string()
+                .replace(folder.path().to_str().unwrap(), "")
+        };
         insta::assert_snapshot!([&newer, &foreign, &broken, &nowhere].map(|path| message(path)).join("\n"), @r#"
         /newer.sqlite: written by a newer version (its schema is 99, this program knows 1); update the program or use another file
         /foreign.sqlite: a database of another program; give another path
@@ -416,7 +454,11 @@ mod tests {
         let store = Store::open(&path).unwrap();
         let puts = (0..2000).map(|n| {
             let store = store.clone();
-            async move { store.put(&key(&n.to_string()), &ModelId::default(), &answer("a")).await }
+            async move {
+                store
+                    .put(&key(&n.to_string()), &ModelId::default(), &answer("a"))
+                    .await
+            }
         });
         for put in futures_util::future::join_all(puts).await {
             put.unwrap();
@@ -429,7 +471,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("llm.sqlite");
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| Store::open(&path).map(drop))).collect();
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| Store::open(&path).map(drop)))
+                .collect();
             for thread in threads {
                 thread.join().unwrap().unwrap();
             }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::ending::Ending;
 use crate::text::{excerpt, split_thinking};
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId, PromptTemplate, Result, Store,
-    Usage, fence,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId,
+    PromptTemplate, Result, Store, Usage, fence,
 };
 
 /// Gives out only answers that are what was asked for, and asks again, saying what is wrong, when one is not.
@@ -128,10 +128,15 @@ impl Validators {
         if let Some(validator) = compiled.get(&key) {
             return Ok(Arc::clone(validator));
         }
-        let validator = jsonschema::validator_for(&schema.schema).map_err(|error| ChatError::Permanent {
-            status: None,
-            message: format!("schema {:?} is not a JSON Schema: {}", schema.name, excerpt(&error.to_string(), 300)),
-        })?;
+        let validator =
+            jsonschema::validator_for(&schema.schema).map_err(|error| ChatError::Permanent {
+                status: None,
+                message: format!(
+                    "schema {:?} is not a JSON Schema: {}",
+                    schema.name,
+                    excerpt(&error.to_string(), 300)
+                ),
+            })?;
         if compiled.len() >= MOST {
             compiled.clear();
         }
@@ -203,12 +208,15 @@ fn fitting(answer: &str, validator: &Validator) -> Result<Value, String> {
             place if place.is_empty() => "at the top".to_owned(),
             place => format!("at {place}"),
         };
-        first_problem.get_or_insert_with(|| format!("{place}: {}", excerpt(&error.to_string(), 300)));
+        first_problem
+            .get_or_insert_with(|| format!("{place}: {}", excerpt(&error.to_string(), 300)));
     }
-    Err(first_problem.unwrap_or_else(|| match serde_json::from_str::<Value>(answer) {
-        Err(error) if answer.starts_with('{') => format!("not JSON: {error}"),
-        _ => "there is no JSON object in the answer".into(),
-    }))
+    Err(
+        first_problem.unwrap_or_else(|| match serde_json::from_str::<Value>(answer) {
+            Err(error) if answer.starts_with('{') => format!("not JSON: {error}"),
+            _ => "there is no JSON object in the answer".into(),
+        }),
+    )
 }
 
 /// The answer as a whole, if it is JSON; else the objects in it, from left to right.
@@ -276,20 +284,32 @@ mod tests {
             Self::of(says.iter().map(|answer| ChatResponse {
                 answer: (*answer).to_owned(),
                 finish_reason: Some("stop".into()),
-                usage: Usage { prompt_tokens: 10, completion_tokens: 1, ..Usage::default() },
+                usage: Usage {
+                    prompt_tokens: 10,
+                    completion_tokens: 1,
+                    ..Usage::default()
+                },
                 ..ChatResponse::default()
             }))
         }
 
         fn of(says: impl IntoIterator<Item = ChatResponse>) -> Self {
-            Self { says: Mutex::new(says.into_iter().collect()), asked: Mutex::default() }
+            Self {
+                says: Mutex::new(says.into_iter().collect()),
+                asked: Mutex::default(),
+            }
         }
     }
 
     impl ChatModel for Scripted {
         fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
             self.asked.lock().unwrap().push(request.clone());
-            Box::pin(std::future::ready(Ok(self.says.lock().unwrap().pop_front().unwrap())))
+            Box::pin(std::future::ready(Ok(self
+                .says
+                .lock()
+                .unwrap()
+                .pop_front()
+                .unwrap())))
         }
     }
 
@@ -311,7 +331,10 @@ mod tests {
             "<think>{\"stars\": 9}</think>{\"stars\": 4}",
             "so many stars\n</think>\n\n{\"stars\":4}",
         ] {
-            let response = Validated::new(Scripted::new(&[said])).chat(&request()).await.unwrap();
+            let response = Validated::new(Scripted::new(&[said]))
+                .chat(&request())
+                .await
+                .unwrap();
             assert_eq!(response.answer, r#"{"stars":4}"#, "{said}");
             assert_eq!(response.reasoning.is_some(), said.contains("</think>"));
         }
@@ -340,7 +363,10 @@ mod tests {
           }
         ]
         "#);
-        assert_ne!(asked[0].key(&ModelId::default()), asked[1].key(&ModelId::default()));
+        assert_ne!(
+            asked[0].key(&ModelId::default()),
+            asked[1].key(&ModelId::default())
+        );
     }
 
     #[tokio::test]
@@ -354,13 +380,36 @@ mod tests {
 
     #[tokio::test]
     async fn reasoning_without_an_answer_is_asked_again() {
-        let thought = ChatResponse { reasoning: Some("hm".into()), ..ChatResponse::default() };
-        let spoken = ChatResponse { answer: "yes".into(), ..ChatResponse::default() };
-        for first in [thought, ChatResponse { answer: "<think>hm".into(), ..ChatResponse::default() }] {
+        let thought = ChatResponse {
+            reasoning: Some("hm".into()),
+            ..ChatResponse::default()
+        };
+        let spoken = ChatResponse {
+            answer: "yes".into(),
+            ..ChatResponse::default()
+        };
+        for first in [
+            thought,
+            ChatResponse {
+                answer: "<think>hm".into(),
+                ..ChatResponse::default()
+            },
+        ] {
             let inner = Scripted::of([first, spoken.clone()]);
             let free_text = ChatRequest::new(vec![Message::user("?")]);
-            assert_eq!(Validated::new(&inner).chat(&free_text).await.unwrap().answer, "yes");
-            assert!(inner.asked.lock().unwrap()[1].messages[2].content.contains("nothing after it"));
+            assert_eq!(
+                Validated::new(&inner)
+                    .chat(&free_text)
+                    .await
+                    .unwrap()
+                    .answer,
+                "yes"
+            );
+            assert!(
+                inner.asked.lock().unwrap()[1].messages[2]
+                    .content
+                    .contains("nothing after it")
+            );
         }
     }
 
@@ -369,15 +418,34 @@ mod tests {
         let ending = |word: &str| ChatResponse {
             answer: r#"{"stars": 4}"#.into(),
             finish_reason: Some(word.into()),
-            usage: Usage { completion_tokens: 9, ..Usage::default() },
+            usage: Usage {
+                completion_tokens: 9,
+                ..Usage::default()
+            },
             ..ChatResponse::default()
         };
-        let error = Validated::new(Scripted::of([ending("length")])).chat(&request()).await.unwrap_err();
-        assert!(matches!(error, ChatError::Truncated { response } if response.usage.completion_tokens == 9));
-        let error = Validated::new(Scripted::of([ending("content_filter")])).chat(&request()).await.unwrap_err();
+        let error = Validated::new(Scripted::of([ending("length")]))
+            .chat(&request())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, ChatError::Truncated { response } if response.usage.completion_tokens == 9)
+        );
+        let error = Validated::new(Scripted::of([ending("content_filter")]))
+            .chat(&request())
+            .await
+            .unwrap_err();
         assert!(matches!(error, ChatError::Filtered { .. }));
-        for word in ["eos_token", "", "insufficient_system_resource", "tool_calls"] {
-            Validated::new(Scripted::of([ending(word)])).chat(&request()).await.unwrap();
+        for word in [
+            "eos_token",
+            "",
+            "insufficient_system_resource",
+            "tool_calls",
+        ] {
+            Validated::new(Scripted::of([ending(word)]))
+                .chat(&request())
+                .await
+                .unwrap();
         }
     }
 
@@ -386,13 +454,23 @@ mod tests {
         let inner = Scripted::new(&[]);
         let bad = ChatRequest::default().schema("bad", json!({"type": "objekt"}));
         let error = Validated::new(&inner).chat(&bad).await.unwrap_err();
-        assert!(error.to_string().starts_with("schema \"bad\" is not a JSON Schema"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("schema \"bad\" is not a JSON Schema"),
+            "{error}"
+        );
     }
 
     #[test]
     fn endless_braces_end() {
-        let validator = jsonschema::validator_for(&json!({"type": "object", "required": ["a"]})).unwrap();
-        for text in ["{".repeat(200_000), "{\"a\":".repeat(40_000), "{}".repeat(100_000)] {
+        let validator =
+            jsonschema::validator_for(&json!({"type": "object", "required": ["a"]})).unwrap();
+        for text in [
+            "{".repeat(200_000),
+            "{\"a\":".repeat(40_000),
+            "{}".repeat(100_000),
+        ] {
             assert!(fitting(&text, &validator).is_err());
         }
     }

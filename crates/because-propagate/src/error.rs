@@ -51,7 +51,12 @@ impl Error {
     pub(crate) fn halted(stage: &str, done: usize, total: usize, halted: Halted) -> Self {
         let stage = stage.to_owned();
         match halted {
-            Halted::Failed(source) => Self::Model { stage, done, total, source },
+            Halted::Failed(source) => Self::Model {
+                stage,
+                done,
+                total,
+                source,
+            },
             _ => Self::Stopped { stage, done, total },
         }
     }

@@ -24,7 +24,9 @@ pub struct InitialProfiles<'a> {
 
 impl std::fmt::Debug for InitialProfiles<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InitialProfiles").field("model", &self.model.id()).finish_non_exhaustive()
+        f.debug_struct("InitialProfiles")
+            .field("model", &self.model.id())
+            .finish_non_exhaustive()
     }
 }
 
@@ -35,7 +37,7 @@ impl<'a> InitialProfiles<'a> {
             model,
             prompts: Prompts::default(),
             words: WordLimits::default(),
-            sampler: Box::new(UniformSampler::new(0)),
+            sampler: Box::new(UniformSampler { seed: 0 }),
             interactions: 8,
             run: Run::default(),
         }
@@ -95,33 +97,58 @@ impl<'a> InitialProfiles<'a> {
     /// # Errors
     /// When the model can no longer be asked, or a stop was requested. Every answer paid for is in the model's cache, if it
     /// has one, so the same call goes on where it ended.
-    pub async fn run(&self, graph: &BipartiteGraph, users: &[User], items: &[Item]) -> Result<Written> {
-        let items: HashMap<&str, &Item> = items.iter().map(|item| (item.item.as_str(), item)).collect();
+    pub async fn run(
+        &self,
+        graph: &BipartiteGraph,
+        users: &[User],
+        items: &[Item],
+    ) -> Result<Written> {
+        let items: HashMap<&str, &Item> = items
+            .iter()
+            .map(|item| (item.item.as_str(), item))
+            .collect();
         let given: HashMap<&str, &str> = users
             .iter()
             .filter_map(|user| Some((user.user.as_str(), user.profile.as_deref()?.trim())))
             .filter(|(_, profile)| !profile.is_empty())
             .collect();
-        let mut written = Written { profiles: Profiles::new(0), fallbacks: Vec::new() };
+        let mut written = Written {
+            profiles: Profiles::new(0),
+            fallbacks: Vec::new(),
+        };
 
         let mut asked = Vec::new();
         for index in graph.nodes(Side::Item) {
             let row = items.get(graph.node(index).id()).copied();
-            let given = row.and_then(|row| row.profile.as_deref()).map(str::trim).filter(|profile| !profile.is_empty());
+            let given = row
+                .and_then(|row| row.profile.as_deref())
+                .map(str::trim)
+                .filter(|profile| !profile.is_empty());
             let reviews = self.sample(graph, index);
             match given {
-                Some(profile) => written.profiles.insert(from_data(graph.node(index), profile)),
-                None if says_nothing(row, &reviews) => written.profiles.insert(unknown(graph.node(index))),
+                Some(profile) => written
+                    .profiles
+                    .insert(from_data(graph.node(index), profile)),
+                None if says_nothing(row, &reviews) => {
+                    written.profiles.insert(unknown(graph.node(index)))
+                }
                 None => asked.push((index, row, reviews)),
             }
         }
         let total = asked.len();
         let jobs = asked.into_iter().map(|(index, row, reviews)| {
             let bare = bare_item(graph.node(index));
-            let request = initial_item_request(&self.prompts, self.words, row.unwrap_or(&bare), &reviews);
-            self.write(graph.node(index), request, self.prompts.initial_item.fingerprint())
+            let request =
+                initial_item_request(&self.prompts, self.words, row.unwrap_or(&bare), &reviews);
+            self.write(
+                graph.node(index),
+                request,
+                self.prompts.initial_item.fingerprint(),
+            )
         });
-        self.run.nodes("layer-0 items", &mut written, total, jobs, unknown).await?;
+        self.run
+            .nodes("layer-0 items", &mut written, total, jobs, unknown)
+            .await?;
 
         let mut requests = Vec::new();
         for index in graph.nodes(Side::User) {
@@ -133,30 +160,45 @@ impl<'a> InitialProfiles<'a> {
                 .map(|neighbor| {
                     let item = graph.node(neighbor.node);
                     let row = items.get(item.id()).copied();
-                    (graph.interaction(neighbor.interaction), row, written.profiles.summary(item))
+                    (
+                        graph.interaction(neighbor.interaction),
+                        row,
+                        written.profiles.summary(item),
+                    )
                 })
                 .filter(|(interaction, row, profile)| {
-                    profile.is_some() || speaks(interaction) || row.is_some_and(|row| row.title.is_some())
+                    profile.is_some()
+                        || speaks(interaction)
+                        || row.is_some_and(|row| row.title.is_some())
                 })
                 .collect();
             match given.get(node.id()) {
                 Some(profile) => written.profiles.insert(from_data(node, profile)),
                 None if history.is_empty() => written.profiles.insert(unknown(node)),
-                None => requests.push((node, initial_user_request(&self.prompts, self.words, &history))),
+                None => requests.push((
+                    node,
+                    initial_user_request(&self.prompts, self.words, &history),
+                )),
             }
         }
         let total = requests.len();
-        let jobs = requests
-            .into_iter()
-            .map(|(node, request)| self.write(node, request, self.prompts.initial_user.fingerprint()));
-        self.run.nodes("layer-0 users", &mut written, total, jobs, unknown).await?;
+        let jobs = requests.into_iter().map(|(node, request)| {
+            self.write(node, request, self.prompts.initial_user.fingerprint())
+        });
+        self.run
+            .nodes("layer-0 users", &mut written, total, jobs, unknown)
+            .await?;
         Ok(written)
     }
 
     fn sample<'g>(&self, graph: &'g BipartiteGraph, index: NodeIndex) -> Vec<&'g Interaction> {
         let sample = self.sampler.sample(graph, index, 0, self.interactions);
-        let interactions = sample.iter().map(|neighbor| graph.interaction(neighbor.interaction));
-        interactions.filter(|interaction| speaks(interaction)).collect()
+        let interactions = sample
+            .iter()
+            .map(|neighbor| graph.interaction(neighbor.interaction));
+        interactions
+            .filter(|interaction| speaks(interaction))
+            .collect()
     }
 
     async fn write(
@@ -180,12 +222,17 @@ impl<'a> InitialProfiles<'a> {
 }
 
 fn speaks(interaction: &Interaction) -> bool {
-    interaction.review.as_deref().is_some_and(|review| !review.trim().is_empty())
+    interaction
+        .review
+        .as_deref()
+        .is_some_and(|review| !review.trim().is_empty())
 }
 
 fn says_nothing(row: Option<&Item>, reviews: &[&Interaction]) -> bool {
     reviews.is_empty()
-        && row.is_none_or(|row| row.title.is_none() && row.description.is_none() && row.attributes.is_empty())
+        && row.is_none_or(|row| {
+            row.title.is_none() && row.description.is_none() && row.attributes.is_empty()
+        })
 }
 
 fn bare_item(node: &Node) -> Item {
@@ -203,7 +250,11 @@ fn from_data(node: &Node, profile: &str) -> ProfileRecord {
 }
 
 fn unknown(node: &Node) -> ProfileRecord {
-    given(node, format!("Nothing is known of this {} yet.", node.side()), ProfileRecord::FROM_NOTHING)
+    given(
+        node,
+        format!("Nothing is known of this {} yet.", node.side()),
+        ProfileRecord::FROM_NOTHING,
+    )
 }
 
 fn given(node: &Node, summary: String, model: &str) -> ProfileRecord {
@@ -211,7 +262,10 @@ fn given(node: &Node, summary: String, model: &str) -> ProfileRecord {
         kind: node.side(),
         id: node.id().to_owned(),
         layer: 0,
-        profile: Profile { summary, reasoning: None },
+        profile: Profile {
+            summary,
+            reasoning: None,
+        },
         neighbors: Vec::new(),
         model: model.to_owned(),
         prompt: String::new(),

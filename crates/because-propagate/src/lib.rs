@@ -42,7 +42,7 @@ pub use error::{Error, Result};
 pub use initial::InitialProfiles;
 pub use message::MessagePassing;
 pub use requests::{
-    Prompts, WordLimits, aggregate_request, initial_item_request, initial_user_request, parse_profile, parse_shared,
-    update_request,
+    Prompts, WordLimits, aggregate_request, initial_item_request, initial_user_request,
+    parse_profile, parse_shared, update_request,
 };
 pub use run::{Fallback, Progress, Written};

@@ -38,7 +38,7 @@ impl<'a> MessagePassing<'a> {
             model,
             layers: 2,
             neighbors: 8,
-            sampler: Box::new(UniformSampler::new(0)),
+            sampler: Box::new(UniformSampler { seed: 0 }),
             prompts: Prompts::default(),
             words: WordLimits::default(),
             run: Run::default(),
@@ -119,17 +119,31 @@ impl<'a> MessagePassing<'a> {
     ///
     /// # Errors
     /// As [`MessagePassing::run`].
-    pub async fn layer(&self, graph: &BipartiteGraph, initial: &Profiles, below: &Profiles) -> Result<Written> {
+    pub async fn layer(
+        &self,
+        graph: &BipartiteGraph,
+        initial: &Profiles,
+        below: &Profiles,
+    ) -> Result<Written> {
         let layer = below.layer() + 1;
-        let mut written = Written { profiles: Profiles::new(layer), fallbacks: Vec::new() };
+        let mut written = Written {
+            profiles: Profiles::new(layer),
+            fallbacks: Vec::new(),
+        };
         let mut senders = Vec::new();
         for index in graph.nodes(Side::User).chain(graph.nodes(Side::Item)) {
             let node = graph.node(index);
             if initial.record(node).is_none() {
-                return Err(Error::NoProfile { node: node.clone(), layer: 0 });
+                return Err(Error::NoProfile {
+                    node: node.clone(),
+                    layer: 0,
+                });
             }
             if below.record(node).is_none() {
-                return Err(Error::NoProfile { node: node.clone(), layer: below.layer() });
+                return Err(Error::NoProfile {
+                    node: node.clone(),
+                    layer: below.layer(),
+                });
             }
             let neighbors = self.known_neighbors(graph, index, layer, below);
             if neighbors.is_empty() {
@@ -143,12 +157,18 @@ impl<'a> MessagePassing<'a> {
         let jobs = senders.into_iter().map(|(node, neighbors)| {
             let prompt = prompt.clone();
             async move {
-                let record = self.message(node, neighbors, layer, initial, below, prompt).await;
+                let record = self
+                    .message(node, neighbors, layer, initial, below, prompt)
+                    .await;
                 (node.clone(), record)
             }
         });
         let stage = format!("layer-{layer} profiles");
-        self.run.nodes(&stage, &mut written, total, jobs, |node| kept(below, node, layer)).await?;
+        self.run
+            .nodes(&stage, &mut written, total, jobs, |node| {
+                kept(below, node, layer)
+            })
+            .await?;
         Ok(written)
     }
 
@@ -175,18 +195,31 @@ impl<'a> MessagePassing<'a> {
         prompt: String,
     ) -> Result<ProfileRecord, ChatError> {
         let side = node.side();
-        let texts: Vec<&str> = neighbors.iter().filter_map(|neighbor| below.summary(neighbor)).collect();
+        let texts: Vec<&str> = neighbors
+            .iter()
+            .filter_map(|neighbor| below.summary(neighbor))
+            .collect();
         let current = below.summary(node);
         let aggregate = aggregate_request(&self.prompts, self.words, side, current, &texts);
         let shared = ask(self.model, aggregate, parse_shared).await?;
-        let update = update_request(&self.prompts, self.words, side, initial.summary(node), current, &shared);
+        let update = update_request(
+            &self.prompts,
+            self.words,
+            side,
+            initial.summary(node),
+            current,
+            &shared,
+        );
         let profile = ask(self.model, update, parse_profile).await?;
         Ok(ProfileRecord {
             kind: side,
             id: node.id().to_owned(),
             layer,
             profile,
-            neighbors: neighbors.iter().map(|neighbor| neighbor.id().to_owned()).collect(),
+            neighbors: neighbors
+                .iter()
+                .map(|neighbor| neighbor.id().to_owned())
+                .collect(),
             model: self.model.id().model,
             prompt,
         })
@@ -195,6 +228,12 @@ impl<'a> MessagePassing<'a> {
 
 /// The text of the layer below, as this layer's.
 fn kept(below: &Profiles, node: &Node, layer: usize) -> ProfileRecord {
-    let record = below.record(node).expect("every node was checked to have one before the first call");
-    ProfileRecord { layer, neighbors: Vec::new(), ..record.clone() }
+    let record = below
+        .record(node)
+        .expect("every node was checked to have one before the first call");
+    ProfileRecord {
+        layer,
+        neighbors: Vec::new(),
+        ..record.clone()
+    }
 }

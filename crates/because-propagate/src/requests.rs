@@ -24,7 +24,10 @@ pub struct WordLimits {
 
 impl Default for WordLimits {
     fn default() -> Self {
-        Self { profile: 100, shared: 60 }
+        Self {
+            profile: 100,
+            shared: 60,
+        }
     }
 }
 
@@ -62,15 +65,35 @@ impl Prompts {
     ///
     /// # Errors
     /// When one lacks a placeholder of its stage or has one more.
-    pub fn new(initial_item: &str, initial_user: &str, aggregate: &str, update: &str) -> Result<Self> {
+    pub fn new(
+        initial_item: &str,
+        initial_user: &str,
+        aggregate: &str,
+        update: &str,
+    ) -> Result<Self> {
         let template = |name, text, placeholders: &[&str]| {
             PromptTemplate::new(text, placeholders).map_err(|source| Error::Prompt { name, source })
         };
         Ok(Self {
             initial_item: template("initial-item", initial_item, &["words", "item", "reviews"])?,
             initial_user: template("initial-user", initial_user, &["words", "history"])?,
-            aggregate: template("aggregate", aggregate, &["kind", "neighbors_kind", "words", "target", "neighbors"])?,
-            update: template("update", update, &["kind", "neighbors_kind", "words", "initial", "current", "shared"])?,
+            aggregate: template(
+                "aggregate",
+                aggregate,
+                &["kind", "neighbors_kind", "words", "target", "neighbors"],
+            )?,
+            update: template(
+                "update",
+                update,
+                &[
+                    "kind",
+                    "neighbors_kind",
+                    "words",
+                    "initial",
+                    "current",
+                    "shared",
+                ],
+            )?,
         })
     }
 
@@ -83,18 +106,32 @@ impl Prompts {
 
 /// Asks for the first profile of an item, from its row and some of its train interactions.
 #[must_use]
-pub fn initial_item_request(prompts: &Prompts, words: WordLimits, item: &Item, reviews: &[&Interaction]) -> ChatRequest {
+pub fn initial_item_request(
+    prompts: &Prompts,
+    words: WordLimits,
+    item: &Item,
+    reviews: &[&Interaction],
+) -> ChatRequest {
     let mut shown = serde_json::Map::new();
     if let Some(title) = &item.title {
         shown.insert("title".into(), excerpt(title, 200).into());
     }
     if let Some(description) = &item.description {
-        shown.insert("description".into(), excerpt(description, DESCRIPTION_CHARS).into());
+        shown.insert(
+            "description".into(),
+            excerpt(description, DESCRIPTION_CHARS).into(),
+        );
     }
     if !item.attributes.is_empty() {
-        shown.insert("attributes".into(), bounded(&Value::Object(item.attributes.clone())));
+        shown.insert(
+            "attributes".into(),
+            bounded(&Value::Object(item.attributes.clone())),
+        );
     }
-    let reviews: Vec<Value> = reviews.iter().map(|interaction| feedback(interaction)).collect();
+    let reviews: Vec<Value> = reviews
+        .iter()
+        .map(|interaction| feedback(interaction))
+        .collect();
     let text = prompts.initial_item.render(&[
         ("words", &words.profile.to_string()),
         ("item", &fence("item", &shown)),
@@ -127,9 +164,10 @@ pub fn initial_user_request(
             Value::Object(shown)
         })
         .collect();
-    let text = prompts
-        .initial_user
-        .render(&[("words", &words.profile.to_string()), ("history", &fence("history", &history))]);
+    let text = prompts.initial_user.render(&[
+        ("words", &words.profile.to_string()),
+        ("history", &fence("history", &history)),
+    ]);
     profile_request(text, words, "This user enjoys")
 }
 
@@ -143,8 +181,14 @@ pub fn aggregate_request(
     target: Option<&str>,
     neighbors: &[&str],
 ) -> ChatRequest {
-    let target: Vec<Value> = target.map(|profile| json!({ "profile": profile })).into_iter().collect();
-    let neighbors: Vec<Value> = neighbors.iter().map(|profile| json!({ "profile": profile })).collect();
+    let target: Vec<Value> = target
+        .map(|profile| json!({ "profile": profile }))
+        .into_iter()
+        .collect();
+    let neighbors: Vec<Value> = neighbors
+        .iter()
+        .map(|profile| json!({ "profile": profile }))
+        .collect();
     let text = prompts.aggregate.render(&[
         ("kind", side.as_str()),
         ("neighbors_kind", plural(side.other())),
@@ -205,8 +249,13 @@ pub fn parse_profile(answer: &str) -> Result<Profile, String> {
     if summary.is_empty() {
         return Err("the summary is empty".into());
     }
-    let reasoning = profile.reasoning.map(|reasoning| reasoning.trim().to_owned());
-    Ok(Profile { summary: summary.to_owned(), reasoning: reasoning.filter(|reasoning| !reasoning.is_empty()) })
+    let reasoning = profile
+        .reasoning
+        .map(|reasoning| reasoning.trim().to_owned());
+    Ok(Profile {
+        summary: summary.to_owned(),
+        reasoning: reasoning.filter(|reasoning| !reasoning.is_empty()),
+    })
 }
 
 /// Reads what the neighbours share out of an answer of [`aggregate_request`].
@@ -253,8 +302,11 @@ fn profile_request(text: String, words: WordLimits, lead: &str) -> ChatRequest {
 }
 
 fn ask(text: String) -> ChatRequest {
-    ChatRequest::new(vec![Message::user(text)])
-        .sampling(Sampling { temperature: Some(0.0), max_tokens: Some(2048), ..Sampling::default() })
+    ChatRequest::new(vec![Message::user(text)]).sampling(Sampling {
+        temperature: Some(0.0),
+        max_tokens: Some(2048),
+        ..Sampling::default()
+    })
 }
 
 fn plural(side: Side) -> &'static str {
@@ -269,7 +321,11 @@ fn feedback(interaction: &Interaction) -> Value {
     if let Some(rating) = interaction.rating {
         said.insert("rating".into(), json!(rating));
     }
-    if let Some(review) = interaction.review.as_deref().filter(|review| !review.trim().is_empty()) {
+    if let Some(review) = interaction
+        .review
+        .as_deref()
+        .filter(|review| !review.trim().is_empty())
+    {
         said.insert("review".into(), excerpt(review, REVIEW_CHARS).into());
     }
     Value::Object(said)
@@ -281,9 +337,12 @@ fn bounded(value: &Value) -> Value {
     match value {
         Value::String(text) => excerpt(text, 300).into(),
         Value::Array(list) => list.iter().take(ENTRIES).map(bounded).collect(),
-        Value::Object(map) => {
-            Value::Object(map.iter().take(ENTRIES).map(|(key, value)| (excerpt(key, 60), bounded(value))).collect())
-        }
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .take(ENTRIES)
+                .map(|(key, value)| (excerpt(key, 60), bounded(value)))
+                .collect(),
+        ),
         other => other.clone(),
     }
 }
@@ -294,27 +353,59 @@ mod tests {
 
     #[test]
     fn replies_really_seen_are_read_or_refused() {
-        let read = parse_profile(r#"{"summary": " Likes quiet games. ", "reasoning": ""}"#).unwrap();
-        assert_eq!(read, Profile { summary: "Likes quiet games.".into(), reasoning: None });
-        assert!(parse_profile(r#"{"summary": "  ", "reasoning": "x"}"#).unwrap_err().contains("empty"));
+        let read =
+            parse_profile(r#"{"summary": " Likes quiet games. ", "reasoning": ""}"#).unwrap();
+        assert_eq!(
+            read,
+            Profile {
+                summary: "Likes quiet games.".into(),
+                reasoning: None
+            }
+        );
+        assert!(
+            parse_profile(r#"{"summary": "  ", "reasoning": "x"}"#)
+                .unwrap_err()
+                .contains("empty")
+        );
         assert!(parse_profile("None").is_err());
-        assert!(parse_shared(r#"{"summary": "wrong key"}"#).unwrap_err().contains("shared"));
+        assert!(
+            parse_shared(r#"{"summary": "wrong key"}"#)
+                .unwrap_err()
+                .contains("shared")
+        );
     }
 
     #[test]
     fn the_initial_profile_is_in_every_update() {
         let prompts = Prompts::default();
         let ask = |current| {
-            update_request(&prompts, WordLimits::default(), Side::User, Some("first words"), current, "common ground")
+            update_request(
+                &prompts,
+                WordLimits::default(),
+                Side::User,
+                Some("first words"),
+                current,
+                "common ground",
+            )
         };
         for request in [ask(Some("later words")), ask(None)] {
-            assert!(request.messages[0].content.contains("<data name=\"initial\">\n\"first words\"\n</data>"));
+            assert!(
+                request.messages[0]
+                    .content
+                    .contains("<data name=\"initial\">\n\"first words\"\n</data>")
+            );
         }
     }
 
     #[test]
     fn a_template_that_lost_its_data_is_refused() {
         let error = Prompts::new("{words} {item}", "{words} {history}", "", "").unwrap_err();
-        assert!(matches!(error, Error::Prompt { name: "initial-item", .. }));
+        assert!(matches!(
+            error,
+            Error::Prompt {
+                name: "initial-item",
+                ..
+            }
+        ));
     }
 }

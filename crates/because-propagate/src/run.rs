@@ -45,13 +45,19 @@ pub(crate) struct Run<'a> {
 
 impl Default for Run<'_> {
     fn default() -> Self {
-        Self { concurrency: 16, stop: Stop::default(), progress: None }
+        Self {
+            concurrency: 16,
+            stop: Stop::default(),
+            progress: None,
+        }
     }
 }
 
 impl std::fmt::Debug for Run<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Run").field("concurrency", &self.concurrency).finish_non_exhaustive()
+        f.debug_struct("Run")
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,7 +101,11 @@ impl Run<'_> {
             self.report(stage, done, total);
         })
         .await;
-        written.fallbacks.extend(failed.into_iter().map(|(node, error)| Fallback { node, error }));
+        written.fallbacks.extend(
+            failed
+                .into_iter()
+                .map(|(node, error)| Fallback { node, error }),
+        );
         ended.map_err(|halted| Error::halted(stage, done, total, halted))
     }
 

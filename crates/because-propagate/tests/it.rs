@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-use because_core::{Attributes, Interaction, Item, ItemId, Node, ProfileRecord, Profiles, Side, Split, User, UserId};
+use because_core::{
+    Attributes, Interaction, Item, ItemId, Node, ProfileRecord, Profiles, Side, Split, User, UserId,
+};
 use because_graph::BipartiteGraph;
 use because_llm::{
     BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Offline, Result, Stop,
@@ -19,7 +21,10 @@ struct Scripted {
 
 impl Scripted {
     fn new() -> Self {
-        Self { asked: Mutex::new(Vec::new()), fails_on: None }
+        Self {
+            asked: Mutex::new(Vec::new()),
+            fails_on: None,
+        }
     }
 
     fn prompts(&self) -> Vec<String> {
@@ -45,7 +50,10 @@ impl ChatModel for Scripted {
                 "shared" => serde_json::json!({ "shared": text }),
                 _ => serde_json::json!({ "summary": text, "reasoning": "so" }),
             };
-            Ok(ChatResponse { answer: answer.to_string(), ..ChatResponse::default() })
+            Ok(ChatResponse {
+                answer: answer.to_string(),
+                ..ChatResponse::default()
+            })
         })
     }
 }
@@ -81,44 +89,100 @@ fn small() -> BipartiteGraph {
 }
 
 fn items() -> Vec<Item> {
-    vec![item("dune", "Dune", None), item("emma", "Emma", Some("Given by the data."))]
+    vec![
+        item("dune", "Dune", None),
+        item("emma", "Emma", Some("Given by the data.")),
+    ]
 }
 
 #[tokio::test]
 async fn only_train_interactions_reach_a_prompt() {
     let (graph, model) = (small(), Scripted::new());
-    let initial = InitialProfiles::new(&model).run(&graph, &[], &items()).await.unwrap().profiles;
-    MessagePassing::new(&model).layers(2).run(&graph, initial).await.unwrap();
+    let initial = InitialProfiles::new(&model)
+        .run(&graph, &[], &items())
+        .await
+        .unwrap()
+        .profiles;
+    MessagePassing::new(&model)
+        .layers(2)
+        .run(&graph, initial)
+        .await
+        .unwrap();
     let prompts = model.prompts();
-    assert!(prompts.iter().any(|prompt| prompt.contains("Politics under the sand.")));
+    assert!(
+        prompts
+            .iter()
+            .any(|prompt| prompt.contains("Politics under the sand."))
+    );
     for prompt in prompts {
-        assert!(!prompt.contains("HELD OUT") && !prompt.contains("Never seen"), "{prompt}");
+        assert!(
+            !prompt.contains("HELD OUT") && !prompt.contains("Never seen"),
+            "{prompt}"
+        );
     }
 }
 
 #[tokio::test]
 async fn items_come_first_given_profiles_stay_and_the_unknown_costs_nothing() {
     let (graph, model) = (small(), Scripted::new());
-    let bob = User { user: UserId::from("bob"), profile: Some("Bob, by the data.".into()), attributes: Attributes::new() };
-    let written = InitialProfiles::new(&model).run(&graph, &[bob], &items()).await.unwrap();
-    let record = |side, id| written.profiles.record(&Node::new(side, id)).unwrap().clone();
+    let bob = User {
+        user: UserId::from("bob"),
+        profile: Some("Bob, by the data.".into()),
+        attributes: Attributes::new(),
+    };
+    let written = InitialProfiles::new(&model)
+        .run(&graph, &[bob], &items())
+        .await
+        .unwrap();
+    let record = |side, id| {
+        written
+            .profiles
+            .record(&Node::new(side, id))
+            .unwrap()
+            .clone()
+    };
     assert_eq!(written.profiles.len(), 6, "every node has a record");
-    assert_eq!(record(Side::Item, "emma").profile.summary, "Given by the data.");
+    assert_eq!(
+        record(Side::Item, "emma").profile.summary,
+        "Given by the data."
+    );
     assert_eq!(record(Side::User, "bob").model, ProfileRecord::FROM_DATA);
     assert!(!record(Side::Item, "heat").is_known() && !record(Side::User, "cat").is_known());
-    assert!(written.profiles.summary(&Node::new(Side::User, "cat")).is_none());
+    assert!(
+        written
+            .profiles
+            .summary(&Node::new(Side::User, "cat"))
+            .is_none()
+    );
     let prompts = model.prompts();
     assert_eq!(prompts.len(), 2, "one for dune, one for ann");
     let dune = record(Side::Item, "dune").profile.summary;
-    assert!(prompts.iter().any(|prompt| prompt.contains("\"history\"") && prompt.contains(&dune)));
+    assert!(
+        prompts
+            .iter()
+            .any(|prompt| prompt.contains("\"history\"") && prompt.contains(&dune))
+    );
 }
 
 #[tokio::test]
 async fn a_layer_reads_only_the_layer_below_and_keeps_the_first_profile_in_view() {
     let (graph, model) = (small(), Scripted::new());
-    let initial = InitialProfiles::new(&model).run(&graph, &[], &items()).await.unwrap().profiles;
-    let layers = MessagePassing::new(&model).layers(2).run(&graph, initial.clone()).await.unwrap();
-    let text = |profiles: &Profiles, id: &str| profiles.summary(&Node::new(Side::User, id)).unwrap().to_owned();
+    let initial = InitialProfiles::new(&model)
+        .run(&graph, &[], &items())
+        .await
+        .unwrap()
+        .profiles;
+    let layers = MessagePassing::new(&model)
+        .layers(2)
+        .run(&graph, initial.clone())
+        .await
+        .unwrap();
+    let text = |profiles: &Profiles, id: &str| {
+        profiles
+            .summary(&Node::new(Side::User, id))
+            .unwrap()
+            .to_owned()
+    };
     let [first, second] = [&layers[0].profiles, &layers[1].profiles];
     assert_eq!((first.layer(), second.layer()), (1, 2));
     let (zero, one) = (text(&initial, "ann"), text(first, "ann"));
@@ -138,10 +202,21 @@ async fn the_result_does_not_depend_on_concurrency() {
     let mut all = BTreeSet::new();
     for calls in [1, 3, 64] {
         let model = Offline::new();
-        let initial =
-            InitialProfiles::new(&model).concurrency(calls).run(&graph, &[], &items()).await.unwrap().profiles;
-        let layers = MessagePassing::new(&model).concurrency(calls).run(&graph, initial).await.unwrap();
-        let records: Vec<_> = layers.iter().flat_map(|written| written.profiles.records()).collect();
+        let initial = InitialProfiles::new(&model)
+            .concurrency(calls)
+            .run(&graph, &[], &items())
+            .await
+            .unwrap()
+            .profiles;
+        let layers = MessagePassing::new(&model)
+            .concurrency(calls)
+            .run(&graph, initial)
+            .await
+            .unwrap();
+        let records: Vec<_> = layers
+            .iter()
+            .flat_map(|written| written.profiles.records())
+            .collect();
         all.insert(serde_json::to_string(&records).unwrap());
     }
     assert_eq!(all.len(), 1);
@@ -151,10 +226,21 @@ async fn the_result_does_not_depend_on_concurrency() {
 async fn a_node_whose_answer_never_fits_keeps_its_text_and_is_named() {
     let graph = small();
     let mut model = Scripted::new();
-    let invalid = ChatError::Invalid { reason: "no JSON".into(), excerpt: "hm".into(), attempts: 3 };
+    let invalid = ChatError::Invalid {
+        reason: "no JSON".into(),
+        excerpt: "hm".into(),
+        attempts: 3,
+    };
     model.fails_on = Some(("Politics under", invalid));
-    let initial = InitialProfiles::new(&model).run(&graph, &[], &items()).await.unwrap();
-    let failed: Vec<_> = initial.fallbacks.iter().map(|fallback| fallback.node.to_string()).collect();
+    let initial = InitialProfiles::new(&model)
+        .run(&graph, &[], &items())
+        .await
+        .unwrap();
+    let failed: Vec<_> = initial
+        .fallbacks
+        .iter()
+        .map(|fallback| fallback.node.to_string())
+        .collect();
     assert_eq!(failed, ["item dune", "user ann"]);
     assert_eq!(initial.profiles.len(), 6);
 }
@@ -163,17 +249,40 @@ async fn a_node_whose_answer_never_fits_keeps_its_text_and_is_named() {
 async fn a_wrong_key_ends_the_run_and_says_how_far_it_got() {
     let graph = small();
     let mut model = Scripted::new();
-    model.fails_on = Some(("Sharp and kind", ChatError::Permanent { status: Some(401), message: "wrong key".into() }));
-    let error = InitialProfiles::new(&model).concurrency(1).run(&graph, &[], &[]).await.unwrap_err();
+    model.fails_on = Some((
+        "Sharp and kind",
+        ChatError::Permanent {
+            status: Some(401),
+            message: "wrong key".into(),
+        },
+    ));
+    let error = InitialProfiles::new(&model)
+        .concurrency(1)
+        .run(&graph, &[], &[])
+        .await
+        .unwrap_err();
     assert_eq!(error.to_string(), "after 1 of 2 layer-0 items");
-    assert!(matches!(error, Error::Model { source: ChatError::Permanent { status: Some(401), .. }, .. }));
+    assert!(matches!(
+        error,
+        Error::Model {
+            source: ChatError::Permanent {
+                status: Some(401),
+                ..
+            },
+            ..
+        }
+    ));
 }
 
 #[tokio::test]
 async fn a_stop_is_obeyed() {
     let (graph, model, stop) = (small(), Scripted::new(), Stop::default());
     stop.request();
-    let error = InitialProfiles::new(&model).stop(stop).run(&graph, &[], &items()).await.unwrap_err();
+    let error = InitialProfiles::new(&model)
+        .stop(stop)
+        .run(&graph, &[], &items())
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Stopped { done: 0, .. }));
     assert!(model.prompts().is_empty());
 }
@@ -181,19 +290,24 @@ async fn a_stop_is_obeyed() {
 #[tokio::test]
 async fn profiles_that_lack_a_node_are_refused() {
     let (graph, model) = (small(), Scripted::new());
-    let error = MessagePassing::new(&model).run(&graph, Profiles::new(0)).await.unwrap_err();
+    let error = MessagePassing::new(&model)
+        .run(&graph, Profiles::new(0))
+        .await
+        .unwrap_err();
     assert_eq!(error.to_string(), "user ann has no layer-0 profile");
 }
 
 mod prompts {
     use because_propagate::{
-        Prompts, WordLimits, aggregate_request, initial_item_request, initial_user_request, update_request,
+        Prompts, WordLimits, aggregate_request, initial_item_request, initial_user_request,
+        update_request,
     };
 
     use super::*;
 
     fn shown(request: &ChatRequest) -> String {
-        let schema = serde_json::to_string_pretty(&request.schema.as_ref().unwrap().schema).unwrap();
+        let schema =
+            serde_json::to_string_pretty(&request.schema.as_ref().unwrap().schema).unwrap();
         format!("{}\n\n=== {schema}", request.messages[0].content)
     }
 
@@ -203,7 +317,8 @@ mod prompts {
         dune.description = Some("A desert planet.\u{1b}[2J".into());
         dune.attributes.insert("pages".into(), 612.into());
         let said = row("ann", "dune", "Politics under the sand.", Split::Train);
-        let request = initial_item_request(&Prompts::default(), WordLimits::default(), &dune, &[&said]);
+        let request =
+            initial_item_request(&Prompts::default(), WordLimits::default(), &dune, &[&said]);
         insta::assert_snapshot!(shown(&request));
     }
 
@@ -212,7 +327,11 @@ mod prompts {
         let said = row("ann", "dune", "Politics under the sand.", Split::Train);
         let dune = item("dune", "Dune", None);
         let history = [(&said, Some(&dune), Some("Suits patient readers."))];
-        insta::assert_snapshot!(shown(&initial_user_request(&Prompts::default(), WordLimits::default(), &history)));
+        insta::assert_snapshot!(shown(&initial_user_request(
+            &Prompts::default(),
+            WordLimits::default(),
+            &history
+        )));
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //!
 //! # #[cfg(feature = "tune")]
 //! # async fn tour() -> Result<(), because::Error> {
-//! Import::new(Format::Jsonl).paths(["ratings.jsonl.gz", "movies.jsonl"]).run(&Project::new("demo"))?;
+//! Import::new(Format::Jsonl, ["ratings.jsonl.gz", "movies.jsonl"]).run(&Project::new("demo"))?;
 //! let stages = Pipeline::open("demo")?.run().await?;
 //! println!("{} stages; see demo/report.html", stages.len());
 //! # Ok(()) }

@@ -7,16 +7,12 @@ use crate::args::{Graph, Import};
 use crate::output::{Output, table};
 
 pub(super) fn import(args: Import, output: &Output) -> Result<()> {
-    let mut import = because::graph::Import::new(args.format).paths(args.paths).ratio(args.ratio).seed(args.seed);
-    if let Some(rating) = args.min_rating {
-        import = import.min_rating(rating);
-    }
-    if let Some(k) = args.k_core {
-        import = import.k_core(k);
-    }
-    if let Some(split) = args.split {
-        import = import.split(split);
-    }
+    let import = because::graph::Import::new(args.format, args.paths)
+        .min_rating(args.min_rating)
+        .k_core(args.k_core)
+        .split(args.split)
+        .ratio(args.ratio)
+        .seed(args.seed);
     let summary = import.run(&Project::new(args.out))?;
     let object = serde_json::to_value(&summary).unwrap_or_default();
     output.result(&object, || lines(&object));

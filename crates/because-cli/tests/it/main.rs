@@ -11,14 +11,21 @@ use assert_cmd::Command;
 
 fn because(arguments: &[&str]) -> Output {
     let mut command = Command::cargo_bin("because").unwrap();
-    command.env_remove("OPENAI_API_KEY").env_remove("OPENAI_BASE_URL").env_remove("RUST_LOG");
+    command
+        .env_remove("OPENAI_API_KEY")
+        .env_remove("OPENAI_BASE_URL")
+        .env_remove("RUST_LOG");
     command.args(arguments).output().unwrap()
 }
 
 /// Runs a command that must succeed and gives its JSON.
 fn json(arguments: &[&str]) -> serde_json::Value {
     let output = because(&[arguments, &["--json", "--quiet"]].concat());
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -37,7 +44,14 @@ fn text(path: &Path) -> &str {
 
 /// A project of nine users who each like three of nine games, written as raw rows and imported.
 fn small_project(folder: &Path) -> std::path::PathBuf {
-    let likes = ["trading goods", "hidden traitors", "quiet tiles", "racing camels", "baking bread", "deep caves"];
+    let likes = [
+        "trading goods",
+        "hidden traitors",
+        "quiet tiles",
+        "racing camels",
+        "baking bread",
+        "deep caves",
+    ];
     let mut rows = String::new();
     for user in 0..9 {
         for step in 0..4 {

@@ -5,8 +5,20 @@ use std::time::Duration;
 use crate::{fails, json, small_project, text};
 
 const SMALL: [&str; 14] = [
-    "--train-limit", "12", "--valid-limit", "4", "--test-limit", "6", "--tiny-steps", "12", "--epochs", "2", "--batch-size",
-    "4", "--max-length", "512",
+    "--train-limit",
+    "12",
+    "--valid-limit",
+    "4",
+    "--test-limit",
+    "6",
+    "--tiny-steps",
+    "12",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "4",
+    "--max-length",
+    "512",
 ];
 
 /// What must be the same whatever happened on the way: every file but the answer store, whose rows hold times, and logs.
@@ -14,8 +26,16 @@ fn artefacts(project: &Path) -> BTreeMap<String, Vec<u8>> {
     fn gather(folder: &Path, root: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            if name.starts_with(".because") || name.starts_with("llm.sqlite") || name.ends_with(".log.jsonl") {
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            if name.starts_with(".because")
+                || name.starts_with("llm.sqlite")
+                || name.ends_with(".log.jsonl")
+            {
                 continue;
             }
             if path.is_dir() {
@@ -48,16 +68,32 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
     json(&[&["run", text(&project)][..], &SMALL].concat());
     let whole = artefacts(&project);
     for name in [
-        "because.toml", "profiles.layer0.jsonl", "profiles.layer1.jsonl", "profiles.layer2.jsonl", "explanations.jsonl",
-        "sft.train.jsonl", "sft.valid.jsonl", "sft.test.jsonl", "adapter/adapter_config.json",
-        "adapter/adapter_model.safetensors", "predictions.jsonl", "report.json", "report.html",
+        "because.toml",
+        "profiles.layer0.jsonl",
+        "profiles.layer1.jsonl",
+        "profiles.layer2.jsonl",
+        "explanations.jsonl",
+        "sft.train.jsonl",
+        "sft.valid.jsonl",
+        "sft.test.jsonl",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "predictions.jsonl",
+        "report.json",
+        "report.html",
     ] {
-        assert!(whole.contains_key(name), "{name} is missing from {:?}", whole.keys());
+        assert!(
+            whole.contains_key(name),
+            "{name} is missing from {:?}",
+            whole.keys()
+        );
     }
 
     let binary = assert_cmd::cargo::cargo_bin("because");
     let mut kills = 0;
-    for wait in [30, 60, 90, 130, 180, 250, 350, 500, 700, 1000, 1500, 2000, 3000] {
+    for wait in [
+        30, 60, 90, 130, 180, 250, 350, 500, 700, 1000, 1500, 2000, 3000,
+    ] {
         let mut child = std::process::Command::new(&binary)
             .args(["run", text(&killed), "--quiet"])
             .args(SMALL)
@@ -75,11 +111,16 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
     assert!(kills > 2, "the run is too short for this test");
     let ended = json(&[&["run", text(&killed)][..], &SMALL].concat());
     let again = artefacts(&killed);
-    assert_eq!(whole.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
+    assert_eq!(
+        whole.keys().collect::<Vec<_>>(),
+        again.keys().collect::<Vec<_>>()
+    );
     for (name, bytes) in &whole {
         // The adapter and its configuration name the folder of their base.
-        let same = if name.ends_with(".json") || name.ends_with(".toml") || name.ends_with(".html") {
-            String::from_utf8_lossy(bytes).replace(text(&project), "") == String::from_utf8_lossy(&again[name]).replace(text(&killed), "")
+        let same = if name.ends_with(".json") || name.ends_with(".toml") || name.ends_with(".html")
+        {
+            String::from_utf8_lossy(bytes).replace(text(&project), "")
+                == String::from_utf8_lossy(&again[name]).replace(text(&killed), "")
         } else {
             *bytes == again[name]
         };
@@ -89,7 +130,10 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
     let calls = |project: &Path| json(&["profile", text(project)])["llm"].clone();
     let _ = ended;
     let (plain, after) = (calls(&project), calls(&killed));
-    assert_eq!(plain["responses"], after["responses"], "as many answers as without a kill");
+    assert_eq!(
+        plain["responses"], after["responses"],
+        "as many answers as without a kill"
+    );
 
     let kept = json(&[&["run", text(&killed)][..], &SMALL].concat());
     for stage in kept["stages"].as_array().unwrap() {
@@ -107,34 +151,112 @@ fn the_stages_one_by_one() {
 
     json(&["profile", dir, "--layers", "2", "--neighbors", "3"]);
     json(&["profile", dir, "--layers", "1", "--neighbors", "3"]);
-    assert!(!project.join("profiles.layer2.jsonl").exists(), "a layer of an earlier run is no result of this one");
-    json(&["contrast", dir, "--hard", "1", "--random", "3", "--max-attempts", "4"]);
-    json(&["contrast", dir, "--hard", "1", "--random", "3", "--max-attempts", "4", "--split", "test", "--limit", "3"]);
+    assert!(
+        !project.join("profiles.layer2.jsonl").exists(),
+        "a layer of an earlier run is no result of this one"
+    );
+    json(&[
+        "contrast",
+        dir,
+        "--hard",
+        "1",
+        "--random",
+        "3",
+        "--max-attempts",
+        "4",
+    ]);
+    json(&[
+        "contrast",
+        dir,
+        "--hard",
+        "1",
+        "--random",
+        "3",
+        "--max-attempts",
+        "4",
+        "--split",
+        "test",
+        "--limit",
+        "3",
+    ]);
     let explanations = std::fs::read_to_string(project.join("explanations.jsonl")).unwrap();
-    assert_eq!(explanations.lines().count(), 18 + 3, "train pairs stay when test pairs come");
+    assert_eq!(
+        explanations.lines().count(),
+        18 + 3,
+        "train pairs stay when test pairs come"
+    );
 
     let log = folder.path().join("train.log.jsonl");
     let trained = json(&[
-        "train", "--base", "tiny", "--data", dir, "--max-steps", "6", "--batch-size", "4", "--tiny-steps", "12",
-        "--max-length", "512", "--log", text(&log),
+        "train",
+        "--base",
+        "tiny",
+        "--data",
+        dir,
+        "--max-steps",
+        "6",
+        "--batch-size",
+        "4",
+        "--tiny-steps",
+        "12",
+        "--max-length",
+        "512",
+        "--log",
+        text(&log),
     ]);
-    assert!(trained["tokens_per_second"].as_f64().unwrap() > 0.0, "{trained}");
+    assert!(
+        trained["tokens_per_second"].as_f64().unwrap() > 0.0,
+        "{trained}"
+    );
     let lines = std::fs::read_to_string(&log).unwrap();
     assert_eq!(lines.lines().count(), 6);
     let step: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
-    for field in ["step", "loss", "learning_rate", "grad_norm", "tokens", "supervised_tokens", "seconds"] {
+    for field in [
+        "step",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens",
+        "supervised_tokens",
+        "seconds",
+    ] {
         assert!(step[field].is_number(), "{field} in {step}");
     }
 
-    let row: serde_json::Value = serde_json::from_str(explanations.lines().next().unwrap()).unwrap();
+    let row: serde_json::Value =
+        serde_json::from_str(explanations.lines().next().unwrap()).unwrap();
     let (user, item) = (row["user"].as_str().unwrap(), row["item"].as_str().unwrap());
-    let explained = json(&["explain", dir, "--user", user, "--item", item, "--max-tokens", "16"]);
-    assert!(explained["explanation"].is_string() && explained["evidence"].is_array(), "{explained}");
-    assert!(fails(2, &["explain", dir, "--user", "nobody", "--item", item]).contains("user nobody"));
+    let explained = json(&[
+        "explain",
+        dir,
+        "--user",
+        user,
+        "--item",
+        item,
+        "--max-tokens",
+        "16",
+    ]);
+    assert!(
+        explained["explanation"].is_string() && explained["evidence"].is_array(),
+        "{explained}"
+    );
+    assert!(
+        fails(2, &["explain", dir, "--user", "nobody", "--item", item]).contains("user nobody")
+    );
 
     let adapter = project.join("adapter");
-    let arguments =
-        ["generate", "--base", "tiny", "--adapter", text(&adapter), "--prompt", "Why?", "--greedy", "--max-tokens", "8"];
+    let arguments = [
+        "generate",
+        "--base",
+        "tiny",
+        "--adapter",
+        text(&adapter),
+        "--prompt",
+        "Why?",
+        "--greedy",
+        "--max-tokens",
+        "8",
+    ];
     let (one, two) = (json(&arguments), json(&arguments));
     assert_eq!(one["outputs"], two["outputs"]);
     assert!(one["outputs"][0]["token_ids"].as_array().unwrap().len() <= 8);
@@ -148,11 +270,28 @@ fn a_recording_replays_to_the_same_profiles() {
     let twin = folder.path().join("twin");
     copy(&project, &twin);
     let tape = folder.path().join("tape.jsonl");
-    json(&["profile", text(&project), "--layers", "2", "--record", text(&tape)]);
-    json(&["profile", text(&twin), "--layers", "2", "--llm", &format!("replay:{}", text(&tape))]);
+    json(&[
+        "profile",
+        text(&project),
+        "--layers",
+        "2",
+        "--record",
+        text(&tape),
+    ]);
+    json(&[
+        "profile",
+        text(&twin),
+        "--layers",
+        "2",
+        "--llm",
+        &format!("replay:{}", text(&tape)),
+    ]);
     for layer in 0..3 {
         let name = format!("profiles.layer{layer}.jsonl");
-        assert_eq!(std::fs::read(project.join(&name)).unwrap(), std::fs::read(twin.join(&name)).unwrap());
+        assert_eq!(
+            std::fs::read(project.join(&name)).unwrap(),
+            std::fs::read(twin.join(&name)).unwrap()
+        );
     }
 }
 
@@ -171,5 +310,9 @@ fn references_of_the_data_are_what_test_pairs_are_measured_against() {
     json(&[&["run", text(&project)][..], &SMALL].concat());
     let predictions = std::fs::read_to_string(project.join("predictions.jsonl")).unwrap();
     assert_eq!(predictions.lines().count(), references.lines().count());
-    assert!(predictions.lines().all(|line| line.contains("\"reference\":\"You like it so.\"")));
+    assert!(
+        predictions
+            .lines()
+            .all(|line| line.contains("\"reference\":\"You like it so.\""))
+    );
 }

@@ -3,4 +3,5 @@
 
 mod laws;
 mod reference;
+mod report;
 mod speed;

@@ -20,8 +20,9 @@ fn shared(name: &str) -> Option<PathBuf> {
         return Some(path);
     }
     // Past the test harness, which would swallow it when the test passes.
+    let mut stderr = std::io::stderr();
     writeln!(
-        std::io::stderr(),
+        stderr,
         "SKIPPED: {} is absent, only our own cases are checked",
         path.display()
     )

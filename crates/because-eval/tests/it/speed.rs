@@ -18,9 +18,16 @@ fn speed() {
         fastest = fastest.min(started.elapsed().as_secs_f64());
     }
     let stats = TextStats::of(&pairs);
-    println!("{}", serde_json::to_string_pretty(&stats.metrics()).unwrap());
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&stats.metrics()).unwrap()
+    );
     let started = Instant::now();
     println!("{}", serde_json::to_string(&stats.intervals(7)).unwrap());
     println!("intervals: {:.3} s", started.elapsed().as_secs_f64());
-    println!("all metrics: {} pairs in {fastest:.3} s, {:.0} pairs/s", pairs.len(), pairs.len() as f64 / fastest);
+    println!(
+        "all metrics: {} pairs in {fastest:.3} s, {:.0} pairs/s",
+        pairs.len(),
+        pairs.len() as f64 / fastest
+    );
 }

@@ -9,7 +9,7 @@ const WORDS: usize = 8;
 /// train review or a description says too may have come from there.
 pub(super) fn of_held_out_reviews<'a>(
     profiles: &[(String, &str)],
-    interactions: &[Interaction],
+    interactions: &'a [Interaction],
     public: impl Iterator<Item = &'a str>,
 ) -> Vec<String> {
     let mut quotable: HashMap<u64, Vec<usize>> = HashMap::new();

@@ -182,13 +182,18 @@ impl Lines {
                         0
                     };
                     for (at, &byte) in chunk[..room].iter().enumerate().skip(skip) {
-                        if byte == b'\n' {
-                            if place != Place::Quoted {
-                                end = Some(at);
-                                break;
-                            }
-                            feeds += 1;
+                        if byte == b'\n' && place != Place::Quoted {
+                            end = Some(at);
+                            break;
                         }
+                        let closes = [b'"', delimiter, b'\r'].contains(&byte);
+                        if place == Place::QuoteInQuoted && feeds > 0 && !closes {
+                            // The quote that seemed to close a field lines above opens the next one.
+                            self.row.extend_from_slice(&chunk[..at]);
+                            self.source.consume(at);
+                            return Ok(Some(Some(self.give_back_unclosed())));
+                        }
+                        feeds += u64::from(byte == b'\n');
                         place = place.after(byte, delimiter);
                     }
                 }
@@ -419,12 +424,12 @@ mod tests {
             b"user,item\na,\"x\nb,y\nc,\"z\"\"\"\n",
         );
         let faults: Vec<_> = rows.iter().map(|row| row.fault.is_some()).collect();
-        assert_eq!(faults, [true, false, false]);
+        assert_eq!(faults, [true, false, false, true, false]);
         assert_eq!(rows[0].record, "a,\"x");
         assert_eq!(cells(&rows[2]), ["c", "z\""]);
         assert_eq!(
             rows.iter().map(|row| row.line).collect::<Vec<_>>(),
-            [2, 3, 4]
+            [2, 3, 4, 5, 6]
         );
     }
 

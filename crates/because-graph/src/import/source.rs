@@ -70,11 +70,11 @@ fn in_folder(format: Format, folder: &Path) -> Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let is_file = entry.path().is_file();
-        if let (true, Some(name)) = (is_file, entry.file_name().to_str()) {
-            if let Some(rank) = rank(format, name) {
-                names.push((rank, name.to_owned()));
-            }
+        if let Some(name) = entry.file_name().to_str()
+            && let Some(rank) = rank(format, name)
+            && entry.path().is_file()
+        {
+            names.push((rank, name.to_owned()));
         }
     }
     names.sort();

@@ -1,3 +1,28 @@
+use serde_json::{Map, Value, json};
+
+use super::compose::{self, Room};
+use super::data::{Data, Document, Wish};
+use super::explain;
+use super::phrases::KeyPhrases;
+use super::rank::{self, Choice};
+
+/// A value for the schema, as JSON.
+pub(super) fn structured(data: &Data, schema: &Value, seed: Option<u64>) -> String {
+    Answer::new(data, schema, seed)
+        .value("", schema, 0)
+        .to_string()
+}
+
+/// A summary of at most so many words.
+pub(super) fn free(data: &Data, words: Option<usize>) -> String {
+    let wish = Wish::of(&data.instructions);
+    let room = Room {
+        words,
+        characters: None,
+    };
+    compose::summary(&data.documents(), &wish, narrowed(room, &wish))
+}
+
 fn narrowed(room: Room, wish: &Wish) -> Room {
     Room {
         words: room.words.into_iter().chain(wish.words).min(),
@@ -18,7 +43,7 @@ struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    fn new(request: &ChatRequest, data: &'a Data, schema: &'a Value) -> Self {
+    fn new(data: &'a Data, schema: &'a Value, seed: Option<u64>) -> Self {
         let properties = schema.get("properties").and_then(Value::as_object);
         let made = properties.into_iter().flatten().find_map(|(name, schema)| {
             let wanted = kind(schema) == "integer" || schema.get("enum").is_some();
@@ -28,7 +53,7 @@ impl<'a> Answer<'a> {
         });
         let (chooses, choice) = made.map_or(("", None), |(name, choice)| (name, Some(choice)));
         let documents = data.documents();
-        let variant = variant(request.seed, choice.as_ref());
+        let variant = variant(seed, choice.as_ref());
         Self {
             data,
             schema,
@@ -164,8 +189,8 @@ impl<'a> Answer<'a> {
         };
         let room = narrowed(characters(schema), &wish);
         let text = match (Part::of(name, description), &self.choice) {
-            (Part::Reason, Some(choice)) => compose::explanation(choice, &wish, room, self.variant),
-            (Part::Evidence, Some(choice)) => compose::evidence_of_choice(choice, room),
+            (Part::Reason, Some(choice)) => explain::explanation(choice, &wish, room, self.variant),
+            (Part::Evidence, Some(choice)) => explain::evidence(choice, room),
             (Part::Evidence, None) => compose::evidence(&self.documents, self.residual(), room),
             (Part::Shared, _) => compose::shared(&self.largest(), &wish, room),
             (Part::Summary | Part::Reason, _) => {

@@ -127,7 +127,10 @@ pub(super) fn described(tokens: &[Token], end: usize) -> Option<&Token> {
 }
 
 /// A chunk with an `of` or `and` and the chunk behind it, as one phrase of at most five words.
-pub(super) fn joined(tokens: &[Token], chunk: &std::ops::Range<usize>) -> Option<std::ops::Range<usize>> {
+pub(super) fn joined(
+    tokens: &[Token],
+    chunk: &std::ops::Range<usize>,
+) -> Option<std::ops::Range<usize>> {
     let link = tokens
         .get(chunk.end)
         .filter(|token| !token.pause && token.class == Class::Of)?;

@@ -1,9 +1,6 @@
-use std::collections::{BTreeSet, HashMap};
-
 use super::data::{Document, Wish, shortened};
 use super::phrases::{KeyPhrases, Phrase, pick};
-use super::rank::{Choice, terms};
-use super::words::{stems_of, word_count};
+use super::words::word_count;
 
 /// How long a text may be.
 #[derive(Debug, Default, Clone, Copy)]
@@ -21,7 +18,7 @@ impl Room {
     }
 
     /// The richest version that fits; the plainest one cut between words, if none does.
-    fn first_fitting(&self, versions: impl IntoIterator<Item = String>) -> String {
+    pub(super) fn first_fitting(&self, versions: impl IntoIterator<Item = String>) -> String {
         let mut last = String::new();
         for version in versions {
             if self.fits(&version) {
@@ -268,7 +265,7 @@ pub(super) fn texts<P: std::borrow::Borrow<Phrase>>(phrases: &[P]) -> Vec<String
 }
 
 /// `A, B and C`.
-fn list(parts: &[String]) -> String {
+pub(super) fn list(parts: &[String]) -> String {
     match parts {
         [] => String::new(),
         [one] => one.clone(),
@@ -276,7 +273,7 @@ fn list(parts: &[String]) -> String {
     }
 }
 
-fn capitalised(text: &str) -> String {
+pub(super) fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
         Some(first) => first.to_uppercase().chain(chars).collect(),

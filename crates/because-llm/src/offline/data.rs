@@ -2,7 +2,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::words::{Sentence, clean, sentences, stem};
+use super::cleaning::clean;
+use super::words::{Sentence, sentences, stem};
 use crate::{ChatRequest, Role};
 
 /// What a request carries: the fenced blocks, and the instructions around them.

@@ -186,7 +186,7 @@ const VERBS: &str = "enjoy enjoys enjoyed enjoying appreciate appreciates apprec
     impressed satisfied pleased blew blown ended wanted decided noticed based located situated opened remains remain delivers deliver
     makes having likes liking craving crave craves loves specializing specializes known boasts boasting ensure ensures perfect
     favor favors favour favours decide decides rest rests lead leads count counts hold holds hurt hurts drag drags change changes changed shine shines
-    lose loses losing slap slaps unwind participate participates attract attracts
+    discover discovers discovered discovering support supports supported supporting favoring favouring lose loses losing slap slaps unwind participate participates attract attracts
     note notes appeal appeals appealing";
 
 const PRAISE: &str = "good great nice best better excellent amazing awesome wonderful fantastic incredible outstanding
@@ -221,7 +221,7 @@ const ADJECTIVES: &str = "cozy cosy friendly attentive fresh creative unique aut
 const GENERAL: &str = "place places food foods service services staff menu menus price prices pricing quality product products item
     items movie movies film films book books story stories game games experience experiences atmosphere atmospheres ambiance
     ambience environment environments vibe vibes decor restaurant restaurants spot spots option options variety varieties selection
-    selections business businesses location locations offering offerings choice choices establishment establishments dish dishes
+    selections business businesses location locations offerings choice choices establishment establishments dish dishes
     meal meals setting settings area areas space spaces store stores shop shops company world life feel touch
     team value amount number level series author read show event events feature element elements style styles
     guy guys man woman lady friend friends family kids group groups city town street door table

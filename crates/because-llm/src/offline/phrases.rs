@@ -1,5 +1,6 @@
 use std::collections::{BTreeSet, HashMap};
 
+use super::candidates::Found;
 use super::data::Document;
 use super::lexicon::Class;
 use super::words::Sentence;
@@ -18,7 +19,7 @@ pub(super) struct Phrase {
     /// The first document it stands in.
     pub(super) first: usize,
     /// It was seen by itself, not only as a piece of something longer.
-    whole: bool,
+    pub(super) whole: bool,
 }
 
 impl Phrase {

@@ -14,6 +14,8 @@ pub(super) struct Choice {
     pub(super) listed: Vec<Document>,
     /// All other blocks: what the choice is for.
     pub(super) query: Vec<Document>,
+    /// It was not ranked: a block gave it away, or it was the only one left.
+    pub(super) given: bool,
     /// How many were left out as known to be wrong.
     pub(super) excluded: usize,
 }
@@ -61,7 +63,8 @@ pub(super) fn choose(property: &str, data: &Data, allowed: impl Fn(i64) -> bool)
         .iter()
         .map(|(_, object)| Document::of(object, 1.0))
         .collect();
-    let at = match given.and_then(|given| open.iter().position(|(number, _)| *number == given)) {
+    let given = given.and_then(|given| open.iter().position(|(number, _)| *number == given));
+    let at = match given {
         Some(at) => at,
         None => best(&query, &listed)?,
     };
@@ -70,6 +73,7 @@ pub(super) fn choose(property: &str, data: &Data, allowed: impl Fn(i64) -> bool)
         chosen: Document::of(open[at].1, 1.0),
         listed,
         query,
+        given: given.is_some() || open.len() == 1,
         excluded,
     })
 }

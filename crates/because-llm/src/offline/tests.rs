@@ -16,20 +16,20 @@ fn request(blocks: &[(&str, Value)], schema: Value) -> ChatRequest {
     .schema("answer", schema)
 }
 
-fn object(properties: Value) -> Value {
+fn object(properties: &Value) -> Value {
     let required: Vec<&String> = properties.as_object().unwrap().keys().collect();
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 
 fn profile_schema(lead: &str) -> Value {
-    object(json!({
+    object(&json!({
         "summary": {"type": "string", "maxLength": 1200, "description": format!("at most 100 words; begin with \"{lead}\"...")},
         "reasoning": {"type": "string", "maxLength": 600},
     }))
 }
 
 fn contrast_schema(candidates: usize) -> Value {
-    object(json!({
+    object(&json!({
         "choice": {"type": "integer", "minimum": 1, "maximum": candidates},
         "explanation": {"type": "string", "maxLength": 1200, "description": "at most 60 words, addresses the person as \"you\""},
     }))
@@ -109,7 +109,10 @@ fn user_block() -> (&'static str, Value) {
 
 #[test]
 fn an_item_profile_reads_well() {
-    insta::assert_snapshot!(readable(&answer(&item())), @"");
+    insta::assert_snapshot!(readable(&answer(&item())), @r"
+    summary: Suits people who like soft pretzels, a heated patio, craft beers, a neighbourhood brewpub and cheese soup. Also mentioned: friendly staff, dogs and gastropub. In the words of one: “Loved the craft beer flight and the soft pretzels!”
+    reasoning: Read 5 texts; what decided: soft pretzels (in 2), a heated patio (in 2), craft beers (in 2), a neighbourhood brewpub, cheese soup and friendly staff.
+    ");
 }
 
 #[test]
@@ -128,7 +131,10 @@ fn a_user_profile_reads_well() {
         &[("history", history)],
         profile_schema("This user enjoys"),
     ));
-    insta::assert_snapshot!(readable(&answer), @"");
+    insta::assert_snapshot!(readable(&answer), @r"
+    summary: This user enjoys craft beer, live music, a dog-friendly patio, family secrets and a slow-burning mystery. Also mentioned: slow-smoked brisket, soft pretzels and sweet cornbread. In the words of one: “My go-to for craft beer and a dog-friendly patio.”
+    reasoning: Read 5 texts; what decided: craft beer (in 3), live music (in 2), a dog-friendly patio, family secrets, a slow-burning mystery and slow-smoked brisket.
+    ");
 }
 
 #[test]
@@ -140,13 +146,15 @@ fn what_neighbours_share_reads_well() {
         {"title": "The Copper Kettle", "profile": "Suits people who like craft beer and soft pretzels."},
     ]);
     let schema = object(
-        json!({"shared": {"type": "string", "maxLength": 600, "description": "at most 60 words"}}),
+        &json!({"shared": {"type": "string", "maxLength": 600, "description": "at most 60 words"}}),
     );
     let blocks = [
         ("target", json!({"profile": "This user enjoys craft beer."})),
         ("neighbors", neighbors),
     ];
-    insta::assert_snapshot!(readable(&answer(&request(&blocks, schema))), @"");
+    insta::assert_snapshot!(readable(&answer(&request(&blocks, schema))), @r"
+    shared: Most share craft beer. Some also share live music and friendly staff.
+    ");
 }
 
 #[test]
@@ -165,12 +173,18 @@ fn an_update_keeps_the_first_text_and_adds_to_it() {
             json!("Most share craft beer and live music. Some also share friendly staff."),
         ),
     ];
-    insta::assert_snapshot!(readable(&answer(&request(&blocks, profile_schema("This user enjoys")))), @"");
+    insta::assert_snapshot!(readable(&answer(&request(&blocks, profile_schema("This user enjoys")))), @r"
+    summary: This user enjoys a heated patio, soft pretzels and family secrets, and also craft beer, live music and friendly staff.
+    reasoning: Kept from the first text: a heated patio, soft pretzels and family secrets. Added from the others: craft beer, live music and friendly staff.
+    ");
 }
 
 #[test]
 fn a_choice_is_explained_by_what_both_sides_say() {
-    insta::assert_snapshot!(readable(&answer(&request(&[user_block(), ("candidates", candidates())], contrast_schema(8)))), @"");
+    insta::assert_snapshot!(readable(&answer(&request(&[user_block(), ("candidates", candidates())], contrast_schema(8)))), @r"
+    choice: 2
+    explanation: Since you enjoy live music and craft beer, Hop Yard should be to your taste; you can also expect food trucks and a relaxed beer garden.
+    ");
 }
 
 #[test]
@@ -249,7 +263,7 @@ fn injected_instructions_never_surface() {
         .map(|order| json!({"review": order}))
         .chain(others)
         .collect();
-    let schema = object(json!({
+    let schema = object(&json!({
         "summary": {"type": "string"}, "shared": {"type": "string"}, "reasoning": {"type": "string"},
         "tags": {"type": "array", "items": {"type": "string"}, "minItems": 9},
     }));
@@ -284,7 +298,7 @@ fn limits_in_words_are_kept() {
     let history = json!([{"profile": "Craft beer, live music, soft pretzels, friendly staff, board games, late nights and jukebox nights."}]);
     for limit in [1, 5, 12, 20] {
         let schema = object(
-            json!({"summary": {"type": "string", "description": format!("at most {limit} words")}}),
+            &json!({"summary": {"type": "string", "description": format!("at most {limit} words")}}),
         );
         let answer = answer(&request(&[("history", history.clone())], schema));
         let words = answer["summary"]
@@ -432,7 +446,7 @@ proptest! {
         let mut blocks: Vec<(&str, Value)> = blocks.iter().map(|(name, data)| (name.as_str(), data.clone())).collect();
         let listed: Vec<Value> = numbered.iter().map(|(at, text)| json!({"choice": at, "title": text, "profile": text})).collect();
         blocks.push(("candidates", json!(listed)));
-        let mut request = request(&blocks, object(Value::Object(properties.into_iter().collect())));
+        let mut request = request(&blocks, object(&Value::Object(properties.into_iter().collect())));
         request.messages.push(Message::user(said));
         let first = answer(&request);
         prop_assert_eq!(first, answer(&request));

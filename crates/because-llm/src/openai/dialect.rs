@@ -73,17 +73,33 @@ impl Dialect {
         let names = |words: &[&str]| words.iter().any(|word| said.contains(word));
         if request.schema.is_some()
             && sent.structured > StructuredOutput::Instructions
-            && names(&["response_format", "json_schema", "json_object", "json schema", "json mode", "guided", "structured output"])
+            && names(&[
+                "response_format",
+                "json_schema",
+                "json_object",
+                "json schema",
+                "json mode",
+                "guided",
+                "structured output",
+            ])
         {
-            self.structured.fetch_min(sent.structured as u8 - 1, Ordering::Relaxed);
+            self.structured
+                .fetch_min(sent.structured as u8 - 1, Ordering::Relaxed);
             return true;
         }
-        if request.sampling.max_tokens.is_some() && !sent.max_completion_tokens && names(&["max_completion_tokens"]) {
+        if request.sampling.max_tokens.is_some()
+            && !sent.max_completion_tokens
+            && names(&["max_completion_tokens"])
+        {
             self.max_completion_tokens.store(true, Ordering::Relaxed);
             return true;
         }
         let draws = request.sampling.temperature.is_some() || request.sampling.top_p.is_some();
-        if draws && !sent.no_sampling && names(&["temperature", "top_p"]) && names(&["unsupported", "not support"]) {
+        if draws
+            && !sent.no_sampling
+            && names(&["temperature", "top_p"])
+            && names(&["unsupported", "not support"])
+        {
             self.no_sampling.store(true, Ordering::Relaxed);
             return true;
         }
@@ -97,8 +113,27 @@ mod tests {
 
     #[test]
     fn reasoning_models_are_known_by_their_names() {
-        let asks = |model| Dialect::of(model, StructuredOutput::JsonSchema).now().max_completion_tokens;
-        assert!(["o1", "o3-mini", "openai/o4-mini", "gpt-5", "gpt-5.1", "gpt-5-nano"].into_iter().all(asks));
-        assert!(!["gpt-4o", "o10x", "olmo", "qwen2.5", "openchat/o", "gpt-50"].into_iter().any(asks));
+        let asks = |model| {
+            Dialect::of(model, StructuredOutput::JsonSchema)
+                .now()
+                .max_completion_tokens
+        };
+        assert!(
+            [
+                "o1",
+                "o3-mini",
+                "openai/o4-mini",
+                "gpt-5",
+                "gpt-5.1",
+                "gpt-5-nano"
+            ]
+            .into_iter()
+            .all(asks)
+        );
+        assert!(
+            !["gpt-4o", "o10x", "olmo", "qwen2.5", "openchat/o", "gpt-50"]
+                .into_iter()
+                .any(asks)
+        );
     }
 }

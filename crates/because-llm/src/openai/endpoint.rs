@@ -53,11 +53,16 @@ pub(super) struct Endpoint {
 impl Endpoint {
     pub(super) fn parse(text: &str, key: ApiKey) -> Result<Self, String> {
         // The text may hold a password, so no message repeats it before it is taken apart.
-        let mut url = Url::parse(text.trim()).map_err(|error| format!("the base URL cannot be read: {error}"))?;
+        let mut url = Url::parse(text.trim())
+            .map_err(|error| format!("the base URL cannot be read: {error}"))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(format!("the base URL has to begin with http:// or https://, not {}:", url.scheme()));
+            return Err(format!(
+                "the base URL has to begin with http:// or https://, not {}:",
+                url.scheme()
+            ));
         }
-        let user = (!url.username().is_empty()).then(|| (url.username().to_owned(), url.password().map(str::to_owned)));
+        let user = (!url.username().is_empty())
+            .then(|| (url.username().to_owned(), url.password().map(str::to_owned)));
         let query = url.query_pairs().into_owned().collect();
         let failed = |()| "the base URL cannot hold a user".to_owned();
         url.set_username("").map_err(failed)?;
@@ -88,7 +93,11 @@ impl Endpoint {
             // A redirected POST becomes a GET; better to say where the server wants to be found.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("because/", env!("CARGO_PKG_VERSION")));
-        let builder = if self.on_this_machine { builder.no_proxy() } else { builder };
+        let builder = if self.on_this_machine {
+            builder.no_proxy()
+        } else {
+            builder
+        };
         builder
             .build()
             .map_err(|error| format!("{}: no HTTP client: {}", self.label, chain(&error)))
@@ -110,14 +119,23 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn authorization(base: &str, key: &ApiKey, user: Option<(String, Option<String>)>) -> Result<Option<HeaderValue>, String> {
+fn authorization(
+    base: &str,
+    key: &ApiKey,
+    user: Option<(String, Option<String>)>,
+) -> Result<Option<HeaderValue>, String> {
     let mut header = if !key.is_empty() {
         HeaderValue::from_str(&format!("Bearer {}", key.reveal())).map_err(|_| {
             "the API key holds a line break or another character that no header may hold; check OPENAI_API_KEY".to_owned()
         })?
     } else if let Some((user, password)) = user {
-        let request = reqwest::Client::new().get(base).basic_auth(user, password).build();
-        let header = request.ok().and_then(|request| request.headers().get(AUTHORIZATION).cloned());
+        let request = reqwest::Client::new()
+            .get(base)
+            .basic_auth(user, password)
+            .build();
+        let header = request
+            .ok()
+            .and_then(|request| request.headers().get(AUTHORIZATION).cloned());
         header.ok_or("the user in the base URL cannot stand in a header")?
     } else {
         return Ok(None);
@@ -132,11 +150,24 @@ mod tests {
 
     #[test]
     fn the_label_has_no_secrets_and_the_rest_is_sent() {
-        let endpoint = Endpoint::parse("https://me:hush@host:8443/v1/?api-version=2&sig=s#x", ApiKey::default()).unwrap();
+        let endpoint = Endpoint::parse(
+            "https://me:hush@host:8443/v1/?api-version=2&sig=s#x",
+            ApiKey::default(),
+        )
+        .unwrap();
         assert_eq!(endpoint.label, "https://host:8443/v1");
-        assert_eq!(endpoint.query, [("api-version".into(), "2".into()), ("sig".into(), "s".into())]);
+        assert_eq!(
+            endpoint.query,
+            [
+                ("api-version".into(), "2".into()),
+                ("sig".into(), "s".into())
+            ]
+        );
         // base64 of "me:hush"
-        assert_eq!(endpoint.authorization.as_ref().unwrap(), "Basic bWU6aHVzaA==");
+        assert_eq!(
+            endpoint.authorization.as_ref().unwrap(),
+            "Basic bWU6aHVzaA=="
+        );
         assert!(!format!("{:?}", (&endpoint.label, &endpoint.authorization)).contains("bWU6"));
     }
 
@@ -146,8 +177,15 @@ mod tests {
         assert_eq!(endpoint.authorization.as_ref().unwrap(), "Bearer sk-1");
         assert!(!format!("{endpoint:?}").contains("sk-1"));
         let error = Endpoint::parse("http://h/v1", ApiKey::new("sk-1\nsk-2")).unwrap_err();
-        assert!(error.contains("OPENAI_API_KEY") && !error.contains("sk-"), "{error}");
+        assert!(
+            error.contains("OPENAI_API_KEY") && !error.contains("sk-"),
+            "{error}"
+        );
         assert!(Endpoint::parse("ftp://h", ApiKey::default()).is_err());
-        assert!(!Endpoint::parse("me:hush@h", ApiKey::default()).unwrap_err().contains("hush"));
+        assert!(
+            !Endpoint::parse("me:hush@h", ApiKey::default())
+                .unwrap_err()
+                .contains("hush")
+        );
     }
 }

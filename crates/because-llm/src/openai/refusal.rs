@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::endpoint::Endpoint;
+use super::endpoint::{ApiKey, Endpoint};
 use crate::ChatError;
 use crate::text::excerpt;
 
@@ -17,7 +17,7 @@ pub(super) struct Refusal {
     pub(super) location: Option<String>,
     /// The body, bounded.
     pub(super) body: String,
-    /// The message in it, on one line.
+    /// The message in it, as it came.
     pub(super) said: String,
     /// Its `code` and `type`, in lower case, in whatever JSON type they came.
     pub(super) codes: Vec<String>,
@@ -29,7 +29,7 @@ impl Refusal {
     pub(super) fn new(status: u16, body: String) -> Self {
         let mut refusal = Self {
             status,
-            said: excerpt(&plain(&body), 300),
+            said: plain(&body),
             ..Self::default()
         };
         if let Ok(json) = serde_json::from_str::<Value>(&body) {
@@ -47,7 +47,9 @@ impl Refusal {
         });
         let status = status.and_then(|status| u16::try_from(status).ok());
         Self::new(
-            status.filter(|status| (400..600).contains(status)).unwrap_or(502),
+            status
+                .filter(|status| (400..600).contains(status))
+                .unwrap_or(502),
             serde_json::json!({ "error": error }).to_string(),
         )
     }
@@ -66,16 +68,21 @@ impl Refusal {
             Some(error) if !error.is_null() => error,
             _ => json,
         };
-        let said = [error.get("message"), error.get("detail"), error.get("msg"), Some(error)]
-            .into_iter()
-            .flatten()
-            .find_map(|said| match said {
-                Value::String(text) if !text.is_empty() => Some(text.clone()),
-                Value::Array(_) => Some(said.to_string()),
-                _ => None,
-            });
+        let said = [
+            error.get("message"),
+            error.get("detail"),
+            error.get("msg"),
+            Some(error),
+        ]
+        .into_iter()
+        .flatten()
+        .find_map(|said| match said {
+            Value::String(text) if !text.is_empty() => Some(text.clone()),
+            Value::Array(_) => Some(said.to_string()),
+            _ => None,
+        });
         if let Some(said) = said {
-            self.said = excerpt(&said, 300);
+            self.said = said;
         }
         for name in ["code", "type"] {
             match error.get(name) {
@@ -90,7 +97,7 @@ impl Refusal {
 
     /// What a caller can do about it.
     pub(super) fn explain(&self, endpoint: &Endpoint, model: &str) -> ChatError {
-        let message = endpoint.key.redact(&self.message(&endpoint.label));
+        let message = self.message(&endpoint.label, &endpoint.key);
         let permanent = |advice: &str| ChatError::Permanent {
             status: Some(self.status),
             message: format!("{message}; {advice}"),
@@ -98,7 +105,11 @@ impl Refusal {
         if self.is_too_long() {
             return ChatError::ContextTooLong { message };
         }
-        if self.names(&["content_filter", "content_policy_violation", "responsibleaipolicyviolation"]) {
+        if self.names(&[
+            "content_filter",
+            "content_policy_violation",
+            "responsibleaipolicyviolation",
+        ]) {
             return ChatError::Filtered { message };
         }
         if self.is_unpaid() {
@@ -107,14 +118,19 @@ impl Refusal {
         match self.status {
             401 => permanent("check OPENAI_API_KEY"),
             403 => permanent("check OPENAI_API_KEY and what it is allowed to use"),
-            404 => permanent(&format!("check the base URL and the model's name, {model:?}")),
+            404 => permanent(&format!(
+                "check the base URL and the model's name, {model:?}"
+            )),
             429 | 503 | 529 => ChatError::Overloaded {
                 message,
                 retry_after: self.retry_after,
             },
             408 | 409 | 425 | 500 | 502 | 504..=599 => ChatError::Transient { message },
             300..=399 => permanent(&match &self.location {
-                Some(location) => format!("the server is to be found at {}", excerpt(location, 200)),
+                Some(location) => format!(
+                    "the server is to be found at {}",
+                    excerpt(&endpoint.key.redact(location), 200)
+                ),
                 None => "the server is to be found elsewhere".into(),
             }),
             _ => ChatError::Permanent {
@@ -124,12 +140,14 @@ impl Refusal {
         }
     }
 
-    fn message(&self, label: &str) -> String {
+    fn message(&self, label: &str, key: &ApiKey) -> String {
         let reason = reqwest::StatusCode::from_u16(self.status)
             .ok()
             .and_then(|status| status.canonical_reason());
+        // Shortened only after the key is out, or half of it could stay at the cut.
+        let said = excerpt(&key.redact(&self.said), 300);
         let mut message = format!("{label}: HTTP {}", self.status);
-        for (before, part) in [(" ", reason.unwrap_or_default()), (": ", self.said.as_str())] {
+        for (before, part) in [(" ", reason.unwrap_or_default()), (": ", said.as_str())] {
             if !part.is_empty() {
                 message.push_str(before);
                 message.push_str(part);
@@ -145,7 +163,9 @@ impl Refusal {
     }
 
     fn names(&self, codes: &[&str]) -> bool {
-        codes.iter().any(|code| self.codes.iter().any(|own| own == code))
+        codes
+            .iter()
+            .any(|code| self.codes.iter().any(|own| own == code))
     }
 
     fn says(&self, phrases: &[&str]) -> bool {
@@ -170,13 +190,14 @@ impl Refusal {
     fn is_unpaid(&self) -> bool {
         self.status == 402
             || self.names(&["insufficient_quota", "billing_hard_limit_reached"])
-            || (self.status == 429 && self.says(&["exceeded your current quota", "insufficient balance"]))
+            || (self.status == 429
+                && self.says(&["exceeded your current quota", "insufficient balance"]))
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message("the server"))
+        write!(f, "HTTP {}", self.status)
     }
 }
 
@@ -205,7 +226,6 @@ fn plain(body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::endpoint::ApiKey;
     use super::*;
 
     fn explain(status: u16, body: &str) -> ChatError {
@@ -218,26 +238,62 @@ mod tests {
     #[test]
     fn every_kind_of_refusal_is_understood() {
         let bodies = [
-            (400, r#"{"error":{"message":"This model's maximum context length is 8192 tokens","code":"context_length_exceeded"}}"#),
-            (400, r#"{"error":{"code":400,"message":"the request exceeds the available context size","type":"exceed_context_size_error","n_prompt_tokens":20000,"n_ctx":16384}}"#),
-            (400, r#"{"object":"error","message":"This model's maximum context length is 4096","type":"BadRequestError","code":400}"#),
-            (400, r#"{"error":{"message":"bad","code":"content_filter"}}"#),
-            (400, r#"{"error":{"code":400,"message":"messages is required"}}"#),
-            (401, r#"{"error":{"message":"Incorrect API key provided: sk-secret.","code":"invalid_api_key"}}"#),
+            (
+                400,
+                r#"{"error":{"message":"This model's maximum context length is 8192 tokens","code":"context_length_exceeded"}}"#,
+            ),
+            (
+                400,
+                r#"{"error":{"code":400,"message":"the request exceeds the available context size","type":"exceed_context_size_error","n_prompt_tokens":20000,"n_ctx":16384}}"#,
+            ),
+            (
+                400,
+                r#"{"object":"error","message":"This model's maximum context length is 4096","type":"BadRequestError","code":400}"#,
+            ),
+            (
+                400,
+                r#"{"error":{"message":"bad","code":"content_filter"}}"#,
+            ),
+            (
+                400,
+                r#"{"error":{"code":400,"message":"messages is required"}}"#,
+            ),
+            (
+                401,
+                r#"{"error":{"message":"Incorrect API key provided: sk-secret.","code":"invalid_api_key"}}"#,
+            ),
             (402, r#"{"error":{"message":"Insufficient Balance"}}"#),
-            (404, r#"{"error":{"message":"The model `m` does not exist"}}"#),
-            (422, r#"{"detail":[{"loc":["body"],"msg":"field required"}]}"#),
-            (429, r#"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","code":"insufficient_quota"}}"#),
+            (
+                404,
+                r#"{"error":{"message":"The model `m` does not exist"}}"#,
+            ),
+            (
+                422,
+                r#"{"detail":[{"loc":["body"],"msg":"field required"}]}"#,
+            ),
+            (
+                429,
+                r#"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","code":"insufficient_quota"}}"#,
+            ),
             (429, r#"{"error":{"code":429,"message":"slow down"}}"#),
             (429, "Too many requests, slow down"),
-            (429, "<html><head><title>429 Too Many Requests</title></head><body><h1>nginx</h1></body></html>"),
+            (
+                429,
+                "<html><head><title>429 Too Many Requests</title></head><body><h1>nginx</h1></body></html>",
+            ),
             (500, r#"{"error":"upstream died"}"#),
             (503, ""),
-            (529, r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#),
+            (
+                529,
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+            ),
             (301, ""),
             (418, "\u{1b}[31mteapot"),
         ];
-        let said: Vec<String> = bodies.iter().map(|(status, body)| format!("{:?}", explain(*status, body))).collect();
+        let said: Vec<String> = bodies
+            .iter()
+            .map(|(status, body)| format!("{:?}", explain(*status, body)))
+            .collect();
         insta::assert_snapshot!(said.join("\n"), @r#"
         ContextTooLong { message: "http://h/v1: HTTP 400 Bad Request: This model's maximum context length is 8192 tokens (request req-1)" }
         ContextTooLong { message: "http://h/v1: HTTP 400 Bad Request: the request exceeds the available context size (prompt 20000 tokens, context 16384) (request req-1)" }
@@ -258,6 +314,14 @@ mod tests {
         Permanent { status: Some(301), message: "http://h/v1: HTTP 301 Moved Permanently (request req-1); the server is to be found elsewhere" }
         Permanent { status: Some(418), message: "http://h/v1: HTTP 418 I'm a teapot:  [31mteapot (request req-1)" }
         "#);
+    }
+
+    #[test]
+    fn no_part_of_the_key_is_left_at_a_cut() {
+        for before in 280..310 {
+            let error = explain(401, &format!("{}sk-secret", "x".repeat(before)));
+            assert!(!error.to_string().contains("sk"), "{error}");
+        }
     }
 
     #[test]

@@ -71,9 +71,14 @@ async fn read(mut response: Response) -> Refusal {
         let value = response.headers().get(name)?;
         Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
-    let millis = header("retry-after-ms").and_then(|millis| millis.trim().parse().ok()).map(Duration::from_millis);
-    let asked = header(RETRY_AFTER.as_str()).and_then(|value| retry_after(&value, SystemTime::now()));
-    let request_id = ["x-request-id", "request-id", "x-amzn-requestid", "cf-ray"].iter().find_map(|name| header(name));
+    let millis = header("retry-after-ms")
+        .and_then(|millis| millis.trim().parse().ok())
+        .map(Duration::from_millis);
+    let asked =
+        header(RETRY_AFTER.as_str()).and_then(|value| retry_after(&value, SystemTime::now()));
+    let request_id = ["x-request-id", "request-id", "x-amzn-requestid", "cf-ray"]
+        .iter()
+        .find_map(|name| header(name));
     let location = header(LOCATION.as_str());
     let status = response.status().as_u16();
     let mut body = Vec::new();
@@ -122,21 +127,20 @@ impl Failure {
     /// What a caller can do about it.
     pub(super) fn explain(&self, endpoint: &Endpoint, timeout: Duration) -> ChatError {
         let label = &endpoint.label;
-        let transient = |message: String| ChatError::Transient {
-            message: endpoint.key.redact(&message),
-        };
+        let transient = |message: String| ChatError::Transient { message };
+        let shown = |text: &str| excerpt(&endpoint.key.redact(text), 300);
         let error = match self {
             Self::Http(error) => error,
             Self::NotJson { problem, body } => {
                 return transient(format!(
                     "{label}: the answer is not the JSON it should be ({problem}); it begins {:?}",
-                    excerpt(body, 200)
+                    shown(body)
                 ));
             }
             Self::Other(message) => {
                 return ChatError::Permanent {
                     status: None,
-                    message: endpoint.key.redact(&format!("{label}: {}", excerpt(message, 300))),
+                    message: format!("{label}: {}", shown(message)),
                 };
             }
         };
@@ -150,19 +154,32 @@ impl Failure {
         if error.is_connect() {
             let words = said.to_ascii_lowercase();
             if error.is_dns() || words.contains("dns error") {
-                return transient(format!("{label}: the name of the host cannot be resolved; check the base URL"));
+                return transient(format!(
+                    "{label}: the name of the host cannot be resolved; check the base URL"
+                ));
             }
             if io_kind(error) == Some(ErrorKind::ConnectionRefused) {
-                return transient(format!("{label}: connection refused; is the server running?"));
+                return transient(format!(
+                    "{label}: connection refused; is the server running?"
+                ));
             }
-            if ["certificate", "tls", "invalidcontenttype", "handshake"].iter().any(|word| words.contains(word)) {
+            if ["certificate", "tls", "invalidcontenttype", "handshake"]
+                .iter()
+                .any(|word| words.contains(word))
+            {
                 return ChatError::Permanent {
                     status: None,
-                    message: format!("{label}: no secure connection: {}; check whether it is http or https", excerpt(&said, 300)),
+                    message: format!(
+                        "{label}: no secure connection: {}; check whether it is http or https",
+                        shown(&said)
+                    ),
                 };
             }
         }
-        transient(format!("{label}: the connection broke off: {}", excerpt(&said, 300)))
+        transient(format!(
+            "{label}: the connection broke off: {}",
+            shown(&said)
+        ))
     }
 }
 

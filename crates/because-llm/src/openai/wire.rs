@@ -1,15 +1,15 @@
 //! What goes over the wire, written by us so that nothing a server adds, leaves out or names anew loses a paid answer.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use super::dialect::{Now, StructuredOutput};
 use super::refusal::Refusal;
+use crate::instructions::instructions;
 use crate::text::split_thinking;
-use crate::{ChatRequest, ChatResponse, JsonSchema, Message, PromptTemplate, Role, Usage};
+use crate::{ChatRequest, ChatResponse, JsonSchema, Message, Role, Usage};
 
 /// The body of a call.
 #[derive(Debug, Serialize)]
@@ -37,7 +37,9 @@ impl<'a> Question<'a> {
         let (response_format, told) = match (&request.schema, dialect.structured) {
             (None, _) => (None, None),
             (Some(schema), StructuredOutput::JsonSchema) => (Some(native(schema)), None),
-            (Some(schema), StructuredOutput::JsonObject) => (Some(json!({"type": "json_object"})), Some(schema)),
+            (Some(schema), StructuredOutput::JsonObject) => {
+                (Some(json!({"type": "json_object"})), Some(schema))
+            }
             (Some(schema), StructuredOutput::Instructions) => (None, Some(schema)),
         };
         Self {
@@ -49,8 +51,12 @@ impl<'a> Question<'a> {
             stream: false,
             temperature: sampling.temperature.filter(|_| !dialect.no_sampling),
             top_p: sampling.top_p.filter(|_| !dialect.no_sampling),
-            max_tokens: sampling.max_tokens.filter(|_| !dialect.max_completion_tokens),
-            max_completion_tokens: sampling.max_tokens.filter(|_| dialect.max_completion_tokens),
+            max_tokens: sampling
+                .max_tokens
+                .filter(|_| !dialect.max_completion_tokens),
+            max_completion_tokens: sampling
+                .max_tokens
+                .filter(|_| dialect.max_completion_tokens),
             // Servers keep a seed in 32 or 64 signed bits, some in a double: this much all of them take.
             seed: request.seed.map(|seed| seed & 0x7fff_ffff),
             response_format,
@@ -64,11 +70,7 @@ fn native(schema: &JsonSchema) -> Value {
 
 /// The turns with the schema said in words, at the end of the instructions.
 fn with_instructions(messages: &[Message], schema: &JsonSchema) -> Vec<Message> {
-    static PROMPT: LazyLock<PromptTemplate> = LazyLock::new(|| {
-        PromptTemplate::new(include_str!("../../prompts/schema.md"), &["schema"])
-            .expect("the file beside us names what we fill in")
-    });
-    let said = PROMPT.render(&[("schema", &schema.schema.to_string())]);
+    let said = instructions(schema);
     let mut messages = messages.to_vec();
     match messages.first_mut() {
         Some(first) if first.role == Role::System => {
@@ -164,7 +166,10 @@ struct CompletionDetails {
 
 impl Answer {
     pub(super) fn into_response(self) -> Result<ChatResponse, Refusal> {
-        if let (None, Some(error)) = (self.choices.as_ref().and_then(|choices| choices.first()), &self.error) {
+        if let (None, Some(error)) = (
+            self.choices.as_ref().and_then(|choices| choices.first()),
+            &self.error,
+        ) {
             return Err(Refusal::inside_an_answer(error));
         }
         let Some(choice) = self.choices.and_then(|choices| choices.into_iter().next()) else {
@@ -182,7 +187,9 @@ impl Answer {
             .flatten()
             .find(|text| !text.trim().is_empty())
             .or_else(|| thought.map(str::to_owned));
-        let refusal = message.refusal.filter(|text| !text.is_empty() && answer.is_empty());
+        let refusal = message
+            .refusal
+            .filter(|text| !text.is_empty() && answer.is_empty());
         Ok(ChatResponse {
             finish_reason: match refusal {
                 Some(_) => Some("content_filter".into()),
@@ -198,18 +205,24 @@ impl Answer {
 
 impl From<WireUsage> for Usage {
     fn from(wire: WireUsage) -> Self {
-        let cached = wire.prompt_tokens_details.map_or(0, |details| details.cached_tokens);
+        let cached = wire
+            .prompt_tokens_details
+            .map_or(0, |details| details.cached_tokens);
         Self {
             prompt_tokens: wire.prompt_tokens,
             completion_tokens: wire.completion_tokens,
             cached_tokens: cached.max(wire.prompt_cache_hit_tokens),
-            reasoning_tokens: wire.completion_tokens_details.map_or(0, |details| details.reasoning_tokens),
+            reasoning_tokens: wire
+                .completion_tokens_details
+                .map_or(0, |details| details.reasoning_tokens),
         }
     }
 }
 
 /// A field of another type than expected is as good as none.
-fn lenient<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(deserializer: D) -> Result<Option<T>, D::Error> {
+fn lenient<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     Ok(serde_json::from_value(value).ok())
 }
@@ -217,7 +230,12 @@ fn lenient<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(deserializer: 
 /// A number of tokens, whole, broken or null.
 fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let value = Value::deserialize(deserializer)?;
-    let broken = || value.as_f64().filter(|count| (0.0..1e12).contains(count)).map(|count| count as u64);
+    let broken = || {
+        value
+            .as_f64()
+            .filter(|count| (0.0..1e12).contains(count))
+            .map(|count| count as u64)
+    };
     Ok(value.as_u64().or_else(broken).unwrap_or_default())
 }
 
@@ -226,7 +244,10 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> ChatResponse {
-        serde_json::from_str::<Answer>(text).unwrap().into_response().unwrap()
+        serde_json::from_str::<Answer>(text)
+            .unwrap()
+            .into_response()
+            .unwrap()
     }
 
     #[test]
@@ -251,15 +272,35 @@ mod tests {
           }
         }
         "#);
-        let parts = read(r#"{"choices":[{"message":{"content":[{"type":"text","text":"a"},{"type":"x"},{"text":"b"}]}}],"usage":null}"#);
+        let parts = read(
+            r#"{"choices":[{"message":{"content":[{"type":"text","text":"a"},{"type":"x"},{"text":"b"}]}}],"usage":null}"#,
+        );
         assert_eq!(parts.answer, "ab");
-        let thinking = read(r#"{"choices":[{"message":{"content":"<think>hm</think>yes","reasoning":null},"finish_reason":7}]}"#);
-        assert_eq!((thinking.answer.as_str(), thinking.reasoning.as_deref()), ("yes", Some("hm")));
+        let thinking = read(
+            r#"{"choices":[{"message":{"content":"<think>hm</think>yes","reasoning":null},"finish_reason":7}]}"#,
+        );
+        assert_eq!(
+            (thinking.answer.as_str(), thinking.reasoning.as_deref()),
+            ("yes", Some("hm"))
+        );
         assert_eq!(thinking.finish_reason, None);
-        let refused = read(r#"{"choices":[{"message":{"content":null,"refusal":"I cannot"},"finish_reason":"stop"}]}"#);
-        assert_eq!((refused.answer.as_str(), refused.finish_reason.as_deref()), ("I cannot", Some("content_filter")));
-        let only_thought = read(r#"{"choices":[{"message":{"content":null,"reasoning":"hm"},"finish_reason":"stop"}]}"#);
-        assert_eq!((only_thought.answer.as_str(), only_thought.reasoning.as_deref()), ("", Some("hm")));
+        let refused = read(
+            r#"{"choices":[{"message":{"content":null,"refusal":"I cannot"},"finish_reason":"stop"}]}"#,
+        );
+        assert_eq!(
+            (refused.answer.as_str(), refused.finish_reason.as_deref()),
+            ("I cannot", Some("content_filter"))
+        );
+        let only_thought = read(
+            r#"{"choices":[{"message":{"content":null,"reasoning":"hm"},"finish_reason":"stop"}]}"#,
+        );
+        assert_eq!(
+            (
+                only_thought.answer.as_str(),
+                only_thought.reasoning.as_deref()
+            ),
+            ("", Some("hm"))
+        );
     }
 
     #[test]
@@ -267,9 +308,21 @@ mod tests {
         let request = ChatRequest::new(vec![Message::system("Be brief."), Message::user("why?")])
             .schema("answer", json!({"type": "object"}))
             .seed(u64::MAX)
-            .sampling(crate::Sampling { temperature: Some(0.5), top_p: None, max_tokens: Some(9) });
+            .sampling(crate::Sampling {
+                temperature: Some(0.5),
+                top_p: None,
+                max_tokens: Some(9),
+            });
         let ask = |structured, reasons| {
-            Question::new("m", &request, Now { structured, max_completion_tokens: reasons, no_sampling: reasons })
+            Question::new(
+                "m",
+                &request,
+                Now {
+                    structured,
+                    max_completion_tokens: reasons,
+                    no_sampling: reasons,
+                },
+            )
         };
         insta::assert_json_snapshot!([
             ask(StructuredOutput::JsonSchema, false),

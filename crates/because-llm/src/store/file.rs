@@ -68,7 +68,10 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Option<Lock>)> {
     prepare(path, &mut connection)?;
     if alone {
         connection
-            .execute("UPDATE attempts SET outcome = 'interrupted' WHERE outcome = 'sent'", [])
+            .execute(
+                "UPDATE attempts SET outcome = 'interrupted' WHERE outcome = 'sent'",
+                [],
+            )
             .map_err(|error| failure(path, &error))?;
         // A system without file locks says so here; then nobody is ever alone and rows stay `sent`, which is true too.
         let _ = lock.unlock();
@@ -104,8 +107,12 @@ pub(super) fn run_label() -> String {
 pub(super) fn failure(path: &Path, error: &rusqlite::Error) -> ChatError {
     let advice = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => "; make room and run again: what was stored is kept",
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "; another process has held it for 30 s",
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => "; move it away to begin a new one",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "; another process has held it for 30 s"
+        }
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            "; move it away to begin a new one"
+        }
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => "; it has to be writable",
         _ => "",
     };
@@ -153,10 +160,16 @@ fn prepare(path: &Path, connection: &mut Connection) -> Result<()> {
         return transaction.commit().map_err(failed);
     }
     let version: Option<String> = transaction
-        .query_row("SELECT value FROM meta WHERE key = 'schema_version'", [], |row| row.get(0))
+        .query_row(
+            "SELECT value FROM meta WHERE key = 'schema_version'",
+            [],
+            |row| row.get(0),
+        )
         .optional()
         .or_else(|error| match error {
-            rusqlite::Error::SqliteFailure(ref code, _) if code.code == ErrorCode::Unknown => Ok(None),
+            rusqlite::Error::SqliteFailure(ref code, _) if code.code == ErrorCode::Unknown => {
+                Ok(None)
+            }
             error => Err(failed(error)),
         })?;
     match version.as_deref().map(str::parse::<u32>) {

@@ -99,13 +99,26 @@ impl Writer {
         if let Ok(result) = receiver.recv() {
             result?;
         }
-        let unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let unheard = self
+            .unheard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         unheard.map_or(Ok(()), Err)
     }
 
     pub(super) fn stop(&self) {
-        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(
+            self.jobs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         // The last clone may be dropped by a reply, which is the writing thread itself.
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
@@ -125,10 +138,17 @@ impl Writer {
 pub(super) fn unix_now() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        })
 }
 
-fn run(path: &Path, mut connection: Connection, jobs: &Receiver<Job>, unheard: &Mutex<Option<ChatError>>) {
+fn run(
+    path: &Path,
+    mut connection: Connection,
+    jobs: &Receiver<Job>,
+    unheard: &Mutex<Option<ChatError>>,
+) {
     const LARGEST_GROUP: usize = 256;
     while let Ok(first) = jobs.recv() {
         let (ops, replies): (Vec<Op>, Vec<Option<Reply>>) = std::iter::once(first)
@@ -207,7 +227,13 @@ fn write(connection: &Connection, op: &Op) -> rusqlite::Result<i64> {
                     "INSERT INTO attempts(run, key, created_unix, model, endpoint, outcome)
                      VALUES (?1, ?2, ?3, ?4, ?5, 'sent')",
                 )?
-                .execute(params![run, key.as_bytes(), unix_now(), model.model, model.endpoint])?;
+                .execute(params![
+                    run,
+                    key.as_bytes(),
+                    unix_now(),
+                    model.model,
+                    model.endpoint
+                ])?;
         }
         Op::Settle { id, settled } => {
             connection
@@ -241,7 +267,11 @@ fn write(connection: &Connection, op: &Op) -> rusqlite::Result<i64> {
         #[cfg(test)]
         Op::LimitPages => {
             let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
-            let _: i64 = connection.query_row(&format!("PRAGMA max_page_count = {}", pages + 8), [], |row| row.get(0))?;
+            let _: i64 = connection.query_row(
+                &format!("PRAGMA max_page_count = {}", pages + 8),
+                [],
+                |row| row.get(0),
+            )?;
         }
     }
     Ok(connection.last_insert_rowid())

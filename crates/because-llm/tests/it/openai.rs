@@ -1,7 +1,8 @@
 use std::time::{Duration, Instant};
 
 use because_llm::{
-    ChatError, ChatModel, ChatRequest, ChatResponse, Message, ModelStack, OpenAi, OpenAiBuilder, Retrying, Sampling, Store,
+    ChatError, ChatModel, ChatRequest, ChatResponse, Message, ModelStack, OpenAi, OpenAiBuilder,
+    Retrying, Sampling, Store,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +28,12 @@ fn rating() -> ChatRequest {
 /// Asks a server that does this once; gives the result and how often it was asked.
 async fn once(does: Does) -> (Result<ChatResponse, ChatError>, usize) {
     let server = Server::run([does]).await;
-    let result = client(&server).timeout(Duration::from_secs(5)).build().unwrap().chat(&why()).await;
+    let result = client(&server)
+        .timeout(Duration::from_secs(5))
+        .build()
+        .unwrap()
+        .chat(&why())
+        .await;
     if let Err(error) = &result {
         assert!(!format!("{error} {error:?}").contains(KEY), "{error}");
     }
@@ -37,15 +43,28 @@ async fn once(does: Does) -> (Result<ChatResponse, ChatError>, usize) {
 #[tokio::test]
 async fn an_answer_is_read_with_its_usage() {
     let server = Server::run([says("because")]).await;
-    let model = client(&server).api_key(format!(" {KEY}\n")).build().unwrap();
+    let model = client(&server)
+        .api_key(format!(" {KEY}\n"))
+        .build()
+        .unwrap();
     let response = model.chat(&why().seed(7)).await.unwrap();
     assert_eq!(response.answer, "because");
     assert_eq!(response.usage.prompt_tokens, 10);
     assert_eq!(response.usage.cached_tokens, 4);
     assert_eq!(response.model.as_deref(), Some("served"));
     let asked = &server.asked()[0];
-    assert!(asked.head.starts_with("post /v1/chat/completions http/1.1"), "{}", asked.head);
-    assert!(asked.head.contains(&format!("authorization: bearer {KEY}\r\n")), "{}", asked.head);
+    assert!(
+        asked.head.starts_with("post /v1/chat/completions http/1.1"),
+        "{}",
+        asked.head
+    );
+    assert!(
+        asked
+            .head
+            .contains(&format!("authorization: bearer {KEY}\r\n")),
+        "{}",
+        asked.head
+    );
     assert_eq!(
         asked.body,
         json!({"model": "served", "messages": [{"role": "user", "content": "why?"}], "stream": false, "seed": 7})
@@ -56,10 +75,16 @@ async fn an_answer_is_read_with_its_usage() {
 #[tokio::test]
 async fn without_a_key_no_header_is_sent_and_a_query_in_the_url_is() {
     let server = Server::run([says("yes")]).await;
-    let model = OpenAi::new("served").base_url(format!("{}?version=2", server.url)).build().unwrap();
+    let model = OpenAi::new("served")
+        .base_url(format!("{}?version=2", server.url))
+        .build()
+        .unwrap();
     model.chat(&why()).await.unwrap();
     let head = &server.asked()[0].head;
-    assert!(head.starts_with("post /v1/chat/completions?version=2 ") && !head.contains("authorization"), "{head}");
+    assert!(
+        head.starts_with("post /v1/chat/completions?version=2 ") && !head.contains("authorization"),
+        "{head}"
+    );
     assert_eq!(model.id().endpoint, server.url);
 }
 
@@ -68,27 +93,111 @@ async fn every_refusal_is_sent_once_and_understood() {
     let transient: fn(&ChatError) -> bool = |error| matches!(error, ChatError::Transient { .. });
     let overloaded: fn(&ChatError) -> bool = |error| matches!(error, ChatError::Overloaded { .. });
     let permanent: fn(&ChatError) -> bool = |error| matches!(error, ChatError::Permanent { .. });
-    let too_long: fn(&ChatError) -> bool = |error| matches!(error, ChatError::ContextTooLong { .. });
+    let too_long: fn(&ChatError) -> bool =
+        |error| matches!(error, ChatError::ContextTooLong { .. });
     let html = "<html><title>503 Service Temporarily Unavailable</title></html>";
     for (does, is, shown) in [
-        (error(429, &json!({"error": {"message": "slow down", "type": "rate_limit", "param": null, "code": null}})), overloaded, "slow down"),
+        (
+            error(
+                429,
+                &json!({"error": {"message": "slow down", "type": "rate_limit", "param": null, "code": null}}),
+            ),
+            overloaded,
+            "slow down",
+        ),
         (http(429, "", "slow down, please"), overloaded, "HTTP 429"),
-        (error(429, &json!({"error": {"code": 429, "message": "slow down"}})), overloaded, "slow down"),
-        (http(429, "content-type: text/html\r\n", html), overloaded, "503 Service Temporarily"),
-        (http(503, "content-type: text/html\r\n", html), overloaded, "HTTP 503"),
-        (http(500, "x-request-id: req-77\r\n", "oops"), transient, "req-77"),
+        (
+            error(
+                429,
+                &json!({"error": {"code": 429, "message": "slow down"}}),
+            ),
+            overloaded,
+            "slow down",
+        ),
+        (
+            http(429, "content-type: text/html\r\n", html),
+            overloaded,
+            "503 Service Temporarily",
+        ),
+        (
+            http(503, "content-type: text/html\r\n", html),
+            overloaded,
+            "HTTP 503",
+        ),
+        (
+            http(500, "x-request-id: req-77\r\n", "oops"),
+            transient,
+            "req-77",
+        ),
         (http(502, "", ""), transient, "HTTP 502"),
-        (error(429, &json!({"error": {"code": "insufficient_quota", "message": "no quota"}})), permanent, "no balance"),
-        (error(402, &json!({"error": {"message": "Insufficient Balance"}})), permanent, "no balance"),
-        (error(401, &json!({"error": {"message": format!("bad key {KEY}")}})), permanent, "bad key ***; check OPENAI_API_KEY"),
-        (error(404, &json!({"error": "model not found"})), permanent, "\"served\""),
-        (http(307, "location: https://elsewhere/v1\r\n", ""), permanent, "https://elsewhere/v1"),
-        (error(400, &json!({"error": {"code": 400, "message": "messages is required", "type": "invalid_request_error"}})), permanent, "HTTP 400"),
-        (error(400, &json!({"error": {"code": 400, "type": "exceed_context_size_error", "message": "too big", "n_prompt_tokens": 20000, "n_ctx": 16384}})),
-         too_long, "prompt 20000 tokens, context 16384"),
-        (error(400, &json!({"error": {"code": "context_length_exceeded", "message": "maximum context length is 8192"}})), too_long, "8192"),
-        (error(200, &json!({"error": {"code": 429, "message": "slow down"}})), overloaded, "slow down"),
-        (error(200, &json!({"choices": []})), transient, "without a choice"),
+        (
+            error(
+                429,
+                &json!({"error": {"code": "insufficient_quota", "message": "no quota"}}),
+            ),
+            permanent,
+            "no balance",
+        ),
+        (
+            error(402, &json!({"error": {"message": "Insufficient Balance"}})),
+            permanent,
+            "no balance",
+        ),
+        (
+            error(
+                401,
+                &json!({"error": {"message": format!("bad key {KEY}")}}),
+            ),
+            permanent,
+            "bad key ***; check OPENAI_API_KEY",
+        ),
+        (
+            error(404, &json!({"error": "model not found"})),
+            permanent,
+            "\"served\"",
+        ),
+        (
+            http(307, "location: https://elsewhere/v1\r\n", ""),
+            permanent,
+            "https://elsewhere/v1",
+        ),
+        (
+            error(
+                400,
+                &json!({"error": {"code": 400, "message": "messages is required", "type": "invalid_request_error"}}),
+            ),
+            permanent,
+            "HTTP 400",
+        ),
+        (
+            error(
+                400,
+                &json!({"error": {"code": 400, "type": "exceed_context_size_error", "message": "too big", "n_prompt_tokens": 20000, "n_ctx": 16384}}),
+            ),
+            too_long,
+            "prompt 20000 tokens, context 16384",
+        ),
+        (
+            error(
+                400,
+                &json!({"error": {"code": "context_length_exceeded", "message": "maximum context length is 8192"}}),
+            ),
+            too_long,
+            "8192",
+        ),
+        (
+            error(
+                200,
+                &json!({"error": {"code": 429, "message": "slow down"}}),
+            ),
+            overloaded,
+            "slow down",
+        ),
+        (
+            error(200, &json!({"choices": []})),
+            transient,
+            "without a choice",
+        ),
     ] {
         let (result, count) = once(does).await;
         let error = result.unwrap_err();
@@ -102,33 +211,54 @@ async fn the_server_says_how_long_to_wait() {
     for (headers, most, least) in [
         ("retry-after: 20\r\n", 20_000, 20_000),
         ("retry-after: 1\r\nretry-after-ms: 1500\r\n", 1_500, 1_500),
-        ("retry-after: Fri, 31 Dec 9999 23:59:59 GMT\r\n", u128::MAX, 1 << 40),
+        (
+            "retry-after: Fri, 31 Dec 9999 23:59:59 GMT\r\n",
+            u128::MAX,
+            1 << 40,
+        ),
         ("retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n", 0, 0),
     ] {
         let (result, _) = once(http(429, headers, "")).await;
-        let Err(ChatError::Overloaded { retry_after: Some(wait), .. }) = result else {
+        let Err(ChatError::Overloaded {
+            retry_after: Some(wait),
+            ..
+        }) = result
+        else {
             panic!("{headers}: {result:?}");
         };
-        assert!((least..=most).contains(&wait.as_millis()), "{headers}: {wait:?}");
+        assert!(
+            (least..=most).contains(&wait.as_millis()),
+            "{headers}: {wait:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_transport_that_fails_may_be_asked_again_and_says_what_to_look_at() {
     let ok = completion("because").to_string();
-    let cut = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", ok.len(), &ok[..ok.len() / 2]);
+    let cut = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}",
+        ok.len(),
+        &ok[..ok.len() / 2]
+    );
     let cut_json = http(200, "", &ok[..ok.len() / 2]);
     for (does, shown) in [
         (Does::Sends(cut), "broke off"),
         (cut_json, "not the JSON"),
-        (http(200, "content-type: text/html\r\n", "<html>log in</html>"), "log in"),
+        (
+            http(200, "content-type: text/html\r\n", "<html>log in</html>"),
+            "log in",
+        ),
         (http(200, "", ""), "not the JSON"),
         (Does::Resets, "broke off"),
         (Does::Sends(String::new()), "broke off"),
     ] {
         let (result, count) = once(does).await;
         let error = result.unwrap_err();
-        assert!(error.is_retryable() && error.to_string().contains(shown), "{error:?}");
+        assert!(
+            error.is_retryable() && error.to_string().contains(shown),
+            "{error:?}"
+        );
         assert!(error.to_string().contains("http://127.0.0.1"), "{error}");
         assert_eq!(count, 1);
     }
@@ -137,7 +267,8 @@ async fn a_transport_that_fails_may_be_asked_again_and_says_what_to_look_at() {
 #[tokio::test]
 async fn empty_lines_before_the_answer_are_waited_out_but_not_for_ever() {
     let ok = completion("because").to_string();
-    let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\n\r\n".to_owned();
+    let head =
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\n\r\n".to_owned();
     let mut pieces = vec![head, "\n".into(), "\n\n".into(), "\r\n".into(), ok];
     let (result, _) = once(Does::Drips(pieces.clone())).await;
     assert_eq!(result.unwrap().answer, "because");
@@ -146,17 +277,32 @@ async fn empty_lines_before_the_answer_are_waited_out_but_not_for_ever() {
     pieces.extend(std::iter::repeat_n("\n".to_owned(), 500));
     let server = Server::run([Does::Drips(pieces)]).await;
     let begun = Instant::now();
-    let error = client(&server).timeout(Duration::from_millis(300)).build().unwrap().chat(&why()).await.unwrap_err();
-    assert!(error.is_retryable() && error.to_string().contains("no answer within 300ms"), "{error}");
+    let error = client(&server)
+        .timeout(Duration::from_millis(300))
+        .build()
+        .unwrap()
+        .chat(&why())
+        .await
+        .unwrap_err();
+    assert!(
+        error.is_retryable() && error.to_string().contains("no answer within 300ms"),
+        "{error}"
+    );
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]
 async fn a_server_that_hangs_is_given_up() {
     let server = Server::run([Does::Hangs]).await;
-    let model = client(&server).timeout(Duration::from_millis(200)).build().unwrap();
+    let model = client(&server)
+        .timeout(Duration::from_millis(200))
+        .build()
+        .unwrap();
     let error = model.chat(&why()).await.unwrap_err();
-    assert!(error.is_retryable() && error.to_string().contains("no answer within 200ms"), "{error}");
+    assert!(
+        error.is_retryable() && error.to_string().contains("no answer within 200ms"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -164,13 +310,31 @@ async fn no_server_no_name_and_no_tls_say_so() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1", closed.local_addr().unwrap());
     drop(closed);
-    let refused = OpenAi::new("m").base_url(&url).build().unwrap().chat(&why()).await.unwrap_err();
-    assert_eq!(refused.to_string(), format!("{url}: connection refused; is the server running?"));
+    let refused = OpenAi::new("m")
+        .base_url(&url)
+        .build()
+        .unwrap()
+        .chat(&why())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        format!("{url}: connection refused; is the server running?")
+    );
     assert!(refused.is_retryable());
 
-    let nowhere = OpenAi::new("m").base_url("http://no-such-host.invalid/v1").build().unwrap();
+    let nowhere = OpenAi::new("m")
+        .base_url("http://no-such-host.invalid/v1")
+        .build()
+        .unwrap();
     let error = nowhere.chat(&why()).await.unwrap_err();
-    assert!(error.is_retryable() && error.to_string().contains("no-such-host.invalid/v1: the name of the host"), "{error}");
+    assert!(
+        error.is_retryable()
+            && error
+                .to_string()
+                .contains("no-such-host.invalid/v1: the name of the host"),
+        "{error}"
+    );
 
     // What a web server says to TLS on its plain port.
     let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -181,50 +345,111 @@ async fn no_server_no_name_and_no_tls_say_so() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
-    let error = OpenAi::new("m").base_url(url).build().unwrap().chat(&why()).await.unwrap_err();
-    assert!(!error.is_retryable() && error.to_string().contains("whether it is http or https"), "{error:?}");
+    let error = OpenAi::new("m")
+        .base_url(url)
+        .build()
+        .unwrap()
+        .chat(&why())
+        .await
+        .unwrap_err();
+    assert!(
+        !error.is_retryable() && error.to_string().contains("whether it is http or https"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_server_without_json_schema_is_asked_differently_once_and_for_all() {
     let unavailable = |what: &str| {
-        error(400, &json!({"error": {"message": format!("response_format.type {what} is unavailable now"), "code": "invalid_request_error"}}))
+        error(
+            400,
+            &json!({"error": {"message": format!("response_format.type {what} is unavailable now"), "code": "invalid_request_error"}}),
+        )
     };
-    let server = Server::run([unavailable("json_schema"), unavailable("json_object"), says(r#"{"stars": 4}"#)]).await;
+    let server = Server::run([
+        unavailable("json_schema"),
+        unavailable("json_object"),
+        says(r#"{"stars": 4}"#),
+    ])
+    .await;
     let model = client(&server).build().unwrap();
     model.chat(&rating()).await.unwrap();
     model.chat(&rating().seed(2)).await.unwrap();
 
     let asked = server.asked();
-    let formats: Vec<&Value> = asked.iter().map(|asked| &asked.body["response_format"]["type"]).collect();
-    assert_eq!(formats, [&json!("json_schema"), &json!("json_object"), &Value::Null, &Value::Null]);
+    let formats: Vec<&Value> = asked
+        .iter()
+        .map(|asked| &asked.body["response_format"]["type"])
+        .collect();
+    assert_eq!(
+        formats,
+        [
+            &json!("json_schema"),
+            &json!("json_object"),
+            &Value::Null,
+            &Value::Null
+        ]
+    );
     let system = |n: usize| asked[n].body["messages"][0]["content"].as_str().unwrap();
     assert_eq!(system(0), "Rate.");
     for n in 1..4 {
-        assert!(system(n).starts_with("Rate.\n\nAnswer with one JSON object") && system(n).contains("\"stars\""));
+        assert!(
+            system(n).starts_with("Rate.\n\nAnswer with one JSON object")
+                && system(n).contains("\"stars\"")
+        );
     }
     // A refusal that has nothing to do with the schema teaches nothing.
-    let server = Server::run([error(400, &json!({"error": {"message": "messages is required"}}))]).await;
-    assert!(client(&server).build().unwrap().chat(&rating()).await.is_err());
+    let server = Server::run([error(
+        400,
+        &json!({"error": {"message": "messages is required"}}),
+    )])
+    .await;
+    assert!(
+        client(&server)
+            .build()
+            .unwrap()
+            .chat(&rating())
+            .await
+            .is_err()
+    );
     assert_eq!(server.count(), 1);
 }
 
 #[tokio::test]
 async fn a_model_that_renamed_the_limit_is_asked_with_the_other_name() {
-    let limited = why().sampling(Sampling { max_tokens: Some(50), temperature: Some(0.2), ..Sampling::default() });
+    let limited = why().sampling(Sampling {
+        max_tokens: Some(50),
+        temperature: Some(0.2),
+        ..Sampling::default()
+    });
     let server = Server::run([
         error(400, &json!({"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."}})),
         error(400, &json!({"error": {"message": "Unsupported value: 'temperature' does not support 0.2 with this model."}})),
         says("yes"),
     ])
     .await;
-    client(&server).build().unwrap().chat(&limited).await.unwrap();
+    client(&server)
+        .build()
+        .unwrap()
+        .chat(&limited)
+        .await
+        .unwrap();
     let sent: Vec<[bool; 3]> = server
         .asked()
         .iter()
-        .map(|asked| ["max_tokens", "max_completion_tokens", "temperature"].map(|name| asked.body.get(name).is_some()))
+        .map(|asked| {
+            ["max_tokens", "max_completion_tokens", "temperature"]
+                .map(|name| asked.body.get(name).is_some())
+        })
         .collect();
-    assert_eq!(sent, [[true, false, true], [false, true, true], [false, true, false]]);
+    assert_eq!(
+        sent,
+        [
+            [true, false, true],
+            [false, true, true],
+            [false, true, false]
+        ]
+    );
 }
 
 #[tokio::test]
@@ -233,7 +458,8 @@ async fn what_passes_is_asked_again_and_every_call_has_its_row() {
     let store = Store::open(folder.path().join("llm.sqlite")).unwrap();
     let thinking_only = {
         let mut body = completion("");
-        body["choices"][0]["message"] = json!({"role": "assistant", "content": null, "reasoning_content": "hm"});
+        body["choices"][0]["message"] =
+            json!({"role": "assistant", "content": null, "reasoning_content": "hm"});
         error(200, &body)
     };
     let server = Server::run([
@@ -255,24 +481,66 @@ async fn what_passes_is_asked_again_and_every_call_has_its_row() {
         .unwrap();
     let response = model.chat(&rating()).await.unwrap();
     assert_eq!(response.answer, r#"{"stars":4}"#);
-    assert_eq!(response.usage.prompt_tokens, 30, "two that did not fit, and the one that did");
+    assert_eq!(
+        response.usage.prompt_tokens, 30,
+        "two that did not fit, and the one that did"
+    );
     assert_eq!(server.count(), 7);
 
-    assert_eq!(model.chat(&rating().seed(1)).await.unwrap().answer, r#"{"stars":3}"#);
-    assert_eq!(model.chat(&rating()).await.unwrap(), response, "from the store");
+    assert_eq!(
+        model.chat(&rating().seed(1)).await.unwrap().answer,
+        r#"{"stars":3}"#
+    );
+    assert_eq!(
+        model.chat(&rating()).await.unwrap(),
+        response,
+        "from the store"
+    );
     store.flush().unwrap();
     let totals = store.totals().unwrap();
     assert_eq!(totals.attempts.values().sum::<u64>(), server.count() as u64);
-    insta::assert_json_snapshot!(totals, @"");
+    insta::assert_json_snapshot!(totals, @r#"
+    {
+      "responses": 2,
+      "attempts": {
+        "invalid": 3,
+        "ok": 2,
+        "overloaded": 2,
+        "transient": 2
+      },
+      "usage": {
+        "prompt_tokens": 50,
+        "completion_tokens": 25,
+        "cached_tokens": 20,
+        "reasoning_tokens": 0
+      },
+      "models": {
+        "served": {
+          "attempts": 9,
+          "usage": {
+            "prompt_tokens": 50,
+            "completion_tokens": 25,
+            "cached_tokens": 20,
+            "reasoning_tokens": 0
+          }
+        }
+      }
+    }
+    "#);
     let mut statuses = std::collections::BTreeSet::new();
     let reader = rusqlite::Connection::open(store.path()).unwrap();
-    let mut rows = reader.prepare("SELECT status FROM attempts WHERE status IS NOT NULL").unwrap();
+    let mut rows = reader
+        .prepare("SELECT status FROM attempts WHERE status IS NOT NULL")
+        .unwrap();
     for status in rows.query_map([], |row| row.get::<_, u16>(0)).unwrap() {
         statuses.insert(status.unwrap());
     }
     assert_eq!(statuses, [429, 500, 503].into());
     let file = std::fs::read(store.path()).unwrap();
-    assert!(!file.windows(KEY.len()).any(|bytes| bytes == KEY.as_bytes()), "the key is nowhere in the file");
+    assert!(
+        !file.windows(KEY.len()).any(|bytes| bytes == KEY.as_bytes()),
+        "the key is nowhere in the file"
+    );
 }
 
 #[tokio::test]
@@ -282,46 +550,86 @@ async fn an_answer_cut_at_the_limit_is_paid_once_and_not_kept() {
     let mut body = completion(r#"{"stars": 4"#);
     body["choices"][0]["finish_reason"] = json!("length");
     let server = Server::run([error(200, &body)]).await;
-    let model = ModelStack::new(client(&server).build().unwrap()).store(store.clone()).build().unwrap();
+    let model = ModelStack::new(client(&server).build().unwrap())
+        .store(store.clone())
+        .build()
+        .unwrap();
     let error = model.chat(&rating()).await.unwrap_err();
     assert!(matches!(error, ChatError::Truncated { .. }), "{error:?}");
     assert_eq!(server.count(), 1);
     store.flush().unwrap();
     let totals = store.totals().unwrap();
-    assert_eq!((totals.responses, totals.attempts["truncated"], totals.usage.completion_tokens), (0, 1, 5));
+    assert_eq!(
+        (
+            totals.responses,
+            totals.attempts["truncated"],
+            totals.usage.completion_tokens
+        ),
+        (0, 1, 5)
+    );
 }
 
 #[tokio::test]
 async fn unknown_endings_and_tiers_lose_no_answer() {
-    for ending in [json!("insufficient_system_resource"), json!("eos_token"), json!("abort"), json!(""), json!(null), json!(3)] {
+    for ending in [
+        json!("insufficient_system_resource"),
+        json!("eos_token"),
+        json!("abort"),
+        json!(""),
+        json!(null),
+        json!(3),
+    ] {
         let mut body = completion("because");
         body["choices"][0]["finish_reason"] = ending;
         body["service_tier"] = json!("on_demand");
         body["usage"]["completion_tokens_details"] = json!({"reasoning_tokens": 3});
         let (result, _) = once(error(200, &body)).await;
         let response = result.unwrap();
-        assert_eq!((response.answer.as_str(), response.usage.reasoning_tokens), ("because", 3));
+        assert_eq!(
+            (response.answer.as_str(), response.usage.reasoning_tokens),
+            ("because", 3)
+        );
     }
 }
 
 #[tokio::test]
 async fn a_key_is_checked_before_anything_is_sent_and_shown_nowhere() {
-    let error = OpenAi::new("m").api_key("sk-one\nsk-two").build().unwrap_err();
-    assert!(error.to_string().contains("OPENAI_API_KEY") && !error.to_string().contains("sk-"), "{error}");
-    let builder = OpenAi::new("m").api_key(KEY).base_url(format!("http://me:{KEY}@localhost/v1"));
+    let error = OpenAi::new("m")
+        .api_key("sk-one\nsk-two")
+        .build()
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("OPENAI_API_KEY") && !error.to_string().contains("sk-"),
+        "{error}"
+    );
+    let builder = OpenAi::new("m")
+        .api_key(KEY)
+        .base_url(format!("http://me:{KEY}@localhost/v1"));
     let model = builder.build().unwrap();
     assert!(!format!("{model:?}").contains(KEY), "{model:?}");
     assert_eq!(model.id().endpoint, "http://localhost/v1");
     assert!(!format!("{:?}", OpenAi::new("m").api_key(KEY)).contains(KEY));
     assert!(OpenAi::new(" ").build().is_err());
-    assert!(OpenAi::new("m").base_url("localhost:8080/v1").build().is_err());
+    assert!(
+        OpenAi::new("m")
+            .base_url("localhost:8080/v1")
+            .build()
+            .is_err()
+    );
 }
 
 #[tokio::test]
 async fn a_refused_server_is_tried_no_more_often_than_said() {
     let server = Server::run([http(503, "retry-after: 0\r\n", "busy")]).await;
-    let model = Retrying::new(client(&server).build().unwrap()).attempts(3).base(Duration::from_millis(1));
+    let model = Retrying::new(client(&server).build().unwrap())
+        .attempts(3)
+        .base(Duration::from_millis(1));
     let error = model.chat(&why()).await.unwrap_err();
-    assert!(error.to_string().ends_with("busy; given up after 3 attempts"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .ends_with("busy; given up after 3 attempts"),
+        "{error}"
+    );
     assert_eq!(server.count(), 3);
 }

@@ -61,7 +61,11 @@ impl Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, script: Arc<Mutex<VecDeque<Does>>>, asked: Arc<Mutex<Vec<Asked>>>) {
+async fn serve(
+    mut stream: TcpStream,
+    script: Arc<Mutex<VecDeque<Does>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+) {
     let Some(request) = receive(&mut stream).await else {
         return;
     };
@@ -97,14 +101,22 @@ async fn receive(stream: &mut TcpStream) -> Option<Asked> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 8192];
     loop {
-        let read = stream.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
+        let read = stream
+            .read(&mut buffer)
+            .await
+            .ok()
+            .filter(|read| *read > 0)?;
         bytes.extend_from_slice(&buffer[..read]);
         let text = String::from_utf8_lossy(&bytes);
         let Some((head, body)) = text.split_once("\r\n\r\n") else {
             continue;
         };
         let head = head.to_lowercase();
-        let length: usize = head.lines().find_map(|line| line.strip_prefix("content-length: "))?.parse().ok()?;
+        let length: usize = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))?
+            .parse()
+            .ok()?;
         if body.len() >= length {
             return Some(Asked {
                 body: serde_json::from_str(body).unwrap(),
@@ -122,11 +134,19 @@ pub(crate) fn http(status: u16, headers: &str, body: &str) -> Does {
 }
 
 pub(crate) fn error(status: u16, body: &Value) -> Does {
-    http(status, "content-type: application/json\r\n", &body.to_string())
+    http(
+        status,
+        "content-type: application/json\r\n",
+        &body.to_string(),
+    )
 }
 
 pub(crate) fn says(answer: &str) -> Does {
-    http(200, "content-type: application/json\r\n", &completion(answer).to_string())
+    http(
+        200,
+        "content-type: application/json\r\n",
+        &completion(answer).to_string(),
+    )
 }
 
 pub(crate) fn completion(answer: &str) -> Value {

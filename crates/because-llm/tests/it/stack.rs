@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use because_llm::{
-    Audited, BoxFuture, Cached, ChatError, ChatModel, ChatRequest, ChatResponse, Limited, Message, ModelStack, Replay, Result,
-    Store, Usage, Validated,
+    Audited, BoxFuture, Cached, ChatError, ChatModel, ChatRequest, ChatResponse, Limited, Message,
+    ModelStack, Replay, Result, Store, Usage, Validated,
 };
 use futures_util::future::join_all;
 use futures_util::task::noop_waker;
@@ -45,7 +45,11 @@ impl<F: Fn(usize) -> Result<String> + Send + Sync> ChatModel for Slow<F> {
             self.under_way.fetch_sub(1, Ordering::SeqCst);
             (self.says)(call).map(|answer| ChatResponse {
                 answer,
-                usage: Usage { prompt_tokens: 7, completion_tokens: 2, ..Usage::default() },
+                usage: Usage {
+                    prompt_tokens: 7,
+                    completion_tokens: 2,
+                    ..Usage::default()
+                },
                 ..ChatResponse::default()
             })
         })
@@ -69,7 +73,11 @@ async fn identical_requests_at_once_are_one_call() {
     let model = Cached::new(&inner, store.clone());
     let request = ask(1);
     let answers = join_all((0..50).map(|_| model.chat(&request))).await;
-    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().answer == "answer 0"));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.as_ref().unwrap().answer == "answer 0")
+    );
     assert_eq!(inner.calls(), 1);
     assert_eq!(store.totals().unwrap().responses, 1);
 }
@@ -79,7 +87,9 @@ async fn when_the_first_of_many_goes_away_or_fails_the_next_goes_on() {
     let (_folder, store) = store();
     let inner = Slow::new(|call| match call {
         0 | 2.. => Ok("yes".into()),
-        1 => Err(ChatError::Transient { message: "reset".into() }),
+        1 => Err(ChatError::Transient {
+            message: "reset".into(),
+        }),
     });
     let model = Cached::new(&inner, store);
     let request = ask(1);
@@ -97,11 +107,17 @@ async fn when_the_first_of_many_goes_away_or_fails_the_next_goes_on() {
 async fn an_error_and_an_answer_that_does_not_fit_are_not_kept() {
     let (_folder, store) = store();
     let inner = Slow::new(|call| Ok(if call < 3 { "no JSON" } else { "{}" }.into()));
-    let model = ModelStack::new(Audited::new(Shared(&*Box::leak(Box::new(inner))), store.clone()));
+    let model = ModelStack::new(Audited::new(
+        Shared(&*Box::leak(Box::new(inner))),
+        store.clone(),
+    ));
     let model = model.repairs(2).build().unwrap();
     let cached = Cached::new(model, store.clone());
     let request = ask(1).schema("any", json!({"type": "object"}));
-    assert!(matches!(cached.chat(&request).await, Err(ChatError::Invalid { attempts: 3, .. })));
+    assert!(matches!(
+        cached.chat(&request).await,
+        Err(ChatError::Invalid { attempts: 3, .. })
+    ));
     assert_eq!(store.totals().unwrap().responses, 0);
     assert_eq!(cached.chat(&request).await.unwrap().answer, "{}");
     assert_eq!(store.totals().unwrap().responses, 1);
@@ -117,7 +133,10 @@ async fn a_run_killed_at_any_moment_pays_for_nothing_twice() {
     for polls in 0.. {
         let store = Store::open(&path).unwrap();
         let inner = Counting(&calls);
-        let model = Cached::new(Validated::new(Limited::new(Audited::new(inner, store.clone()), 3)), store.clone());
+        let model = Cached::new(
+            Validated::new(Limited::new(Audited::new(inner, store.clone()), 3)),
+            store.clone(),
+        );
         let requests: Vec<ChatRequest> = (0..20).map(ask).collect();
         let mut run = join_all(requests.iter().map(|request| model.chat(request)));
         let mut done = false;
@@ -133,7 +152,11 @@ async fn a_run_killed_at_any_moment_pays_for_nothing_twice() {
             break;
         }
     }
-    assert!(calls.lock().unwrap().iter().all(|calls| *calls == 1), "{:?}", calls.lock().unwrap());
+    assert!(
+        calls.lock().unwrap().iter().all(|calls| *calls == 1),
+        "{:?}",
+        calls.lock().unwrap()
+    );
     let totals = Store::open(&path).unwrap().totals().unwrap();
     assert_eq!(totals.responses, 20);
     assert_eq!(totals.attempts["ok"], 20);
@@ -145,7 +168,10 @@ async fn a_run_killed_at_any_moment_pays_for_nothing_twice() {
 async fn no_more_calls_are_under_way_than_said_and_every_one_has_its_row() {
     let (_folder, store) = store();
     let inner = Slow::new(|call| match call % 4 {
-        0 => Err(ChatError::Overloaded { message: "busy".into(), retry_after: None }),
+        0 => Err(ChatError::Overloaded {
+            message: "busy".into(),
+            retry_after: None,
+        }),
         _ => Ok("yes".into()),
     });
     let inner = &*Box::leak(Box::new(inner));
@@ -173,8 +199,18 @@ async fn a_stack_recorded_is_a_stack_replayed() {
     let (folder, store) = store();
     let tape = folder.path().join("tape.jsonl");
     let build = || {
-        let inner = Slow::new(|call| Ok(if call == 0 { "no".into() } else { format!("{{\"n\": {call}}}") }));
-        ModelStack::new(inner).store(store.clone()).record(&tape).build().unwrap()
+        let inner = Slow::new(|call| {
+            Ok(if call == 0 {
+                "no".into()
+            } else {
+                format!("{{\"n\": {call}}}")
+            })
+        });
+        ModelStack::new(inner)
+            .store(store.clone())
+            .record(&tape)
+            .build()
+            .unwrap()
     };
     let request = ask(1).schema("n", json!({"type": "object", "required": ["n"]}));
     let recorded = build().chat(&request).await.unwrap();
@@ -182,9 +218,14 @@ async fn a_stack_recorded_is_a_stack_replayed() {
     assert_eq!(build().chat(&request).await.unwrap(), recorded);
     assert_eq!(std::fs::read_to_string(&tape).unwrap().lines().count(), 1);
 
-    let replay = ModelStack::new(Replay::open(&tape).unwrap()).build().unwrap();
+    let replay = ModelStack::new(Replay::open(&tape).unwrap())
+        .build()
+        .unwrap();
     assert_eq!(replay.chat(&request).await.unwrap(), recorded);
-    assert!(matches!(replay.chat(&ask(2)).await, Err(ChatError::NotRecorded { .. })));
+    assert!(matches!(
+        replay.chat(&ask(2)).await,
+        Err(ChatError::NotRecorded { .. })
+    ));
 }
 
 struct Shared<F: 'static>(&'static Slow<F>);
@@ -210,7 +251,10 @@ impl ChatModel for Counting<'_> {
                 return Poll::Pending;
             }
             self.0.lock().unwrap()[n] += 1;
-            Poll::Ready(Ok(ChatResponse { answer: "yes".into(), ..ChatResponse::default() }))
+            Poll::Ready(Ok(ChatResponse {
+                answer: "yes".into(),
+                ..ChatResponse::default()
+            }))
         }))
     }
 }
