@@ -40,6 +40,7 @@ mod bootstrap;
 mod contrast;
 mod controls;
 mod error;
+mod evidence;
 mod random;
 mod report;
 mod text;
@@ -50,6 +51,7 @@ pub use bootstrap::{Interval, Intervals};
 pub use contrast::ContrastSummary;
 pub use controls::{Control, Controls};
 pub use error::{Error, Result};
+pub use evidence::{Evidence, evidence};
 pub use report::{LossPoint, ProfileLayer, Report, Sample, Settings, TextSection, TrainingSummary};
 pub use text::{
     Bleu, BleuByTokenizer, Distinct, MeanTokens, Rouge, RougeScore, TextMetrics, TextStats,

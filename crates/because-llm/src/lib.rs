@@ -48,6 +48,7 @@ mod chat;
 mod drive;
 mod ending;
 mod error;
+mod instructions;
 mod limited;
 mod offline;
 #[cfg(feature = "openai")]

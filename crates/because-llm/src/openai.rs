@@ -122,10 +122,11 @@ impl OpenAi {
             if !self.dialect.learns(&refusal, sent, request) {
                 return Err(self.refused(&refusal));
             }
-            tracing::info!(
+            tracing::warn!(
                 model = self.model,
                 endpoint = self.endpoint.label,
-                "{refusal}: asking differently"
+                "refused, asking differently: {}",
+                self.refused(&refusal)
             );
         }
     }

@@ -5,6 +5,7 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use crate::ending::Ending;
+use crate::instructions::instructions;
 use crate::text::{excerpt, split_thinking};
 use crate::{
     BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId,
@@ -241,7 +242,7 @@ fn candidates(answer: &str) -> Box<dyn Iterator<Item = Value> + '_> {
 /// The request again, with the answer that does not fit and what is wrong with it.
 fn repair(request: &ChatRequest, problem: &Problem) -> ChatRequest {
     static PROMPT: LazyLock<PromptTemplate> = LazyLock::new(|| {
-        PromptTemplate::new(include_str!("../prompts/repair.md"), &["problem"])
+        PromptTemplate::new(include_str!("../prompts/repair.md"), &["problem", "form"])
             .expect("the file beside us names what we fill in")
     });
     let mut repaired = request.clone();
@@ -252,9 +253,14 @@ fn repair(request: &ChatRequest, problem: &Problem) -> ChatRequest {
     };
     repaired.messages.push(Message::assistant(said));
     let problem = fence("problem", &problem.reason);
-    repaired
-        .messages
-        .push(Message::user(PROMPT.render(&[("problem", &problem)])));
+    // A server may take the schema and not show it to the model; now the model sees it.
+    let form = match &request.schema {
+        Some(schema) => instructions(schema),
+        None => "Answer the question again, and nothing but that.".to_owned(),
+    };
+    repaired.messages.push(Message::user(
+        PROMPT.render(&[("problem", &problem), ("form", &form)]),
+    ));
     repaired
 }
 
@@ -347,22 +353,7 @@ mod tests {
         assert_eq!(response.usage.prompt_tokens, 30);
         assert_eq!(response.usage.completion_tokens, 3);
         let asked = inner.asked.lock().unwrap();
-        insta::assert_json_snapshot!(asked[2].messages, @r#"
-        [
-          {
-            "role": "user",
-            "content": "rate"
-          },
-          {
-            "role": "assistant",
-            "content": "{\"stars\": 7}"
-          },
-          {
-            "role": "user",
-            "content": "Your last answer cannot be used. What is wrong with it:\n\n<data name=\"problem\">\n\"at /stars: 7 is greater than the maximum of 5\"\n</data>\n\nAnswer the question again, in exactly the form that was asked for, with nothing before or after it."
-          }
-        ]
-        "#);
+        insta::assert_json_snapshot!(asked[2].messages, @"");
         assert_ne!(
             asked[0].key(&ModelId::default()),
             asked[1].key(&ModelId::default())
@@ -373,9 +364,7 @@ mod tests {
     async fn after_the_last_repair_the_error_shows_the_last_answer() {
         let inner = Scripted::new(&["a", "b", "{\"stars\": \"c\"}"]);
         let error = Validated::new(&inner).chat(&request()).await.unwrap_err();
-        insta::assert_snapshot!(error, @r#"
-        answer does not fit after 3 attempts: at /stars: "c" is not of type "integer"; it begins "{\"stars\": \"c\"}"
-        "#);
+        insta::assert_snapshot!(error, @r#"answer does not fit after 3 attempts: at /stars: "c" is not of type "integer"; it begins "{\"stars\": \"c\"}""#);
     }
 
     #[tokio::test]

@@ -201,15 +201,13 @@ impl Default for TrainSettings {
 pub struct EvaluateSettings {
     /// Tokens of one explanation at most.
     pub max_tokens: usize,
-    /// Resamples behind each interval.
-    pub resamples: usize,
     /// Explanations shown in the report.
     pub samples: usize,
 }
 
 impl Default for EvaluateSettings {
     fn default() -> Self {
-        Self { max_tokens: 128, resamples: 1000, samples: 6 }
+        Self { max_tokens: 128, samples: 6 }
     }
 }
 

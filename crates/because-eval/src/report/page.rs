@@ -249,7 +249,7 @@ fn table(section: &TextSection) -> Vec<Line> {
     METRICS
         .iter()
         .enumerate()
-        .map(|(at, &(group, name, signature, decimals, read)| {
+        .map(|(at, &(group, name, signature, decimals, read))| {
             let figure = read(&section.metrics);
             let beside = controls.map(|control| control.as_ref().map(read));
             let show = |figure: Option<f64>| {

@@ -209,6 +209,7 @@ fn is_title(phrase: &Phrase, own: &BTreeSet<String>, titles: &[&BTreeSet<String>
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may")]
 mod tests {
     use serde_json::json;
 

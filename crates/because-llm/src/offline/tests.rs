@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -152,9 +154,7 @@ fn what_neighbours_share_reads_well() {
         ("target", json!({"profile": "This user enjoys craft beer."})),
         ("neighbors", neighbors),
     ];
-    insta::assert_snapshot!(readable(&answer(&request(&blocks, schema))), @r"
-    shared: Most share craft beer. Some also share live music and friendly staff.
-    ");
+    insta::assert_snapshot!(readable(&answer(&request(&blocks, schema))), @"shared: Most share craft beer. Some also share live music and friendly staff.");
 }
 
 #[test]
@@ -434,7 +434,7 @@ fn property() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(30000))]
 
     #[test]
     fn any_data_and_schema_have_a_valid_answer_and_always_the_same(

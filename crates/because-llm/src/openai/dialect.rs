@@ -66,7 +66,7 @@ impl Dialect {
     /// Whether a refusal teaches how to ask the same differently. Every lesson asks for less than what was sent, so a
     /// request is asked again at most as often as there are lessons.
     pub(super) fn learns(&self, refusal: &Refusal, sent: Now, request: &ChatRequest) -> bool {
-        if !matches!(refusal.status, 400 | 404 | 415 | 422 | 501) {
+        if !matches!(refusal.status, 400 | 404 | 415 | 422 | 501) || refusal.is_too_long() {
             return false;
         }
         let said = refusal.body.to_ascii_lowercase();

@@ -173,7 +173,7 @@ impl Refusal {
         phrases.iter().any(|phrase| said.contains(phrase))
     }
 
-    fn is_too_long(&self) -> bool {
+    pub(super) fn is_too_long(&self) -> bool {
         self.status == 413
             || self.names(&["context_length_exceeded", "exceed_context_size_error"])
             || (matches!(self.status, 400 | 422 | 500)

@@ -1,8 +1,10 @@
 //! The wrappers together, and the client against a server that misbehaves on purpose.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod kill;
 #[cfg(feature = "openai")]
 mod openai;
 #[cfg(feature = "openai")]
 mod server;
 mod stack;
+mod adhoc;
