@@ -1,6 +1,7 @@
 mod curve;
 mod page;
 mod sections;
+mod table;
 
 use std::path::Path;
 
@@ -192,14 +193,14 @@ impl Report {
                 ));
             }
             notes.push(
-                "References were written by a model too, so closeness to them is agreement with that model and not \
-                 proof that an explanation is true or useful to its reader."
+                "Where references were written by a model, as in XRec's data and in the contrastive stage here, closeness to \
+                 them is agreement with that model and not proof that an explanation is true or useful to its reader."
                     .to_owned(),
             );
         }
         notes.push(
-            "The tables of arXiv 2507.06044 cannot be reproduced: neither its prompts nor its data splits and metric \
-             settings are public. Figures here compare with other runs of this software under the same signatures only."
+            "The paper's tables (arXiv 2507.06044) cannot be reproduced: no prompts or tables of it are public. Figures here \
+             compare with other runs of this software under the same signatures only."
                 .to_owned(),
         );
         notes

@@ -55,7 +55,7 @@ pub struct TextMetrics {
     pub chrf: f64,
     /// How rich the predictions are together.
     pub distinct: Distinct,
-    /// The share of predictions that no other prediction repeats token for token, with each repeated one counted once.
+    /// Different predictions over all predictions, compared token for token: 1 where none is repeated.
     pub unique_sentence_ratio: f64,
     /// How long both sides are.
     pub mean_tokens: MeanTokens,

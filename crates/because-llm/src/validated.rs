@@ -353,7 +353,22 @@ mod tests {
         assert_eq!(response.usage.prompt_tokens, 30);
         assert_eq!(response.usage.completion_tokens, 3);
         let asked = inner.asked.lock().unwrap();
-        insta::assert_json_snapshot!(asked[2].messages, @"");
+        insta::assert_json_snapshot!(asked[2].messages, @r#"
+        [
+          {
+            "role": "user",
+            "content": "rate"
+          },
+          {
+            "role": "assistant",
+            "content": "{\"stars\": 7}"
+          },
+          {
+            "role": "user",
+            "content": "Your last answer cannot be used. What is wrong with it:\n\n<data name=\"problem\">\n\"at /stars: 7 is greater than the maximum of 5\"\n</data>\n\nAnswer with one JSON object and nothing else: no Markdown, no words before or after it. The object has to fit this JSON\nSchema:\n\n{\"type\":\"object\",\"properties\":{\"stars\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":5}},\"required\":[\"stars\"],\"additionalProperties\":false}"
+          }
+        ]
+        "#);
         assert_ne!(
             asked[0].key(&ModelId::default()),
             asked[1].key(&ModelId::default())

@@ -296,6 +296,11 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_text_has_a_stem(word in "\\PC{0,8}(ed|ing|eed|ies|y|alli|ll|e|s|ion)?") {
+            stem_token(&word);
+        }
+
+        #[test]
         fn a_stem_is_never_empty_and_a_letter_is_judged_alike_both_ways(word in "[a-z0-9]{1,12}|[aeysinglt]{1,10}") {
             prop_assert!(!stem(&word).is_empty());
             let flags: Vec<bool> = consonants(&word).collect();

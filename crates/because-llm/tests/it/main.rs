@@ -7,4 +7,3 @@ mod openai;
 #[cfg(feature = "openai")]
 mod server;
 mod stack;
-mod adhoc;

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use because_contrast::{Contrast, Explainer, StudentPrompt};
-use because_core::{Explanation, ItemId, Node, Profiles, Role, SftExample, Side, Split, UserId, jsonl};
+use because_core::{Explanation, ItemId, Node, Profiles, Reference, Role, SftExample, Side, Split, UserId, jsonl};
 use because_graph::{BipartiteGraph, ItemCosine};
 use serde_json::json;
 
@@ -31,13 +31,13 @@ impl Pipeline {
     ///
     /// # Errors
     /// As [`Pipeline::contrast`].
-    pub(super) async fn contrast_all(&self) -> Result<StageReport> {
+    pub async fn contrast_all(&self) -> Result<StageReport> {
         let settings = &self.settings.contrast;
         let mut wanted = vec![
             Pairs { split: Split::Train, limit: Some(settings.train_limit) },
             Pairs { split: Split::Valid, limit: Some(settings.valid_limit) },
         ];
-        if self.project.references()?.is_empty() {
+        if self.test_references()?.is_empty() {
             wanted.push(Pairs { split: Split::Test, limit: Some(settings.test_limit) });
         }
         self.contrast_stage("contrast", &wanted, Keep::Nothing).await
@@ -127,7 +127,7 @@ impl Pipeline {
                 Some(prompt.example((user, about_user), (item, title, about_item), text))
             };
             let explanations = project.explanations()?;
-            let references = project.references()?;
+            let references = self.test_references()?;
             let mut outputs = Vec::new();
             let mut counts = serde_json::Map::new();
             for split in Split::ALL {
@@ -135,7 +135,6 @@ impl Pipeline {
                 let mut examples: Vec<SftExample> = if split == Split::Test && !references.is_empty() {
                     references
                         .iter()
-                        .filter(|row| of_split(&row.user, &row.item))
                         .filter_map(|row| example(&row.user, &row.item, &row.explanation))
                         .collect()
                 } else {
@@ -161,6 +160,17 @@ impl Pipeline {
             Ok((counts.into(), outputs))
         };
         self.stage("examples", &depends, &inputs, write).await
+    }
+
+    /// The references of the data that lie on test interactions. Those on others are no test: the model may have learnt from
+    /// the very interaction.
+    fn test_references(&self) -> Result<Vec<Reference>> {
+        let mut references = self.project.references()?;
+        if !references.is_empty() {
+            let graph = BipartiteGraph::from_project(&self.project)?;
+            references.retain(|row| split_of(&graph, &row.user, &row.item) == Some(Split::Test));
+        }
+        Ok(references)
     }
 }
 
