@@ -46,7 +46,11 @@ pub fn evidence(explanation: &str, user_profile: &str, item_profile: &str) -> Ve
             let grounded = words
                 .iter()
                 .filter(content)
-                .filter(|word| [&user, &item].iter().any(|source| source.places.contains_key(&word.stem)))
+                .filter(|word| {
+                    [&user, &item]
+                        .iter()
+                        .any(|source| source.places.contains_key(&word.stem))
+                })
                 .count();
             for phrases in [&mut in_user, &mut in_item] {
                 let mut seen = std::collections::HashSet::new();
@@ -84,7 +88,11 @@ impl<'a> Source<'a> {
         for (place, word) in words.iter().enumerate() {
             places.entry(word.stem.clone()).or_default().push(place);
         }
-        Self { text, words, places }
+        Self {
+            text,
+            words,
+            places,
+        }
     }
 
     /// The phrases of this profile that a sentence repeats, in the order of the sentence, each as the profile has it.
@@ -92,13 +100,18 @@ impl<'a> Source<'a> {
         let mut phrases = Vec::new();
         let mut at = 0;
         while at < sentence.len() {
-            let run = if sentence[at].is_content { self.longest_run(&sentence[at..]) } else { None };
+            let run = if sentence[at].is_content {
+                self.longest_run(&sentence[at..])
+            } else {
+                None
+            };
             let Some((place, length)) = run else {
                 at += 1;
                 continue;
             };
             let last = &self.words[place + length - 1];
-            phrases.push(self.text[self.words[place].start..last.start + last.text.len()].to_owned());
+            phrases
+                .push(self.text[self.words[place].start..last.start + last.text.len()].to_owned());
             at += length;
         }
         phrases
@@ -108,17 +121,30 @@ impl<'a> Source<'a> {
     /// first such place where several are as long.
     fn longest_run(&self, words: &[Word<'_>]) -> Option<(usize, usize)> {
         let length = |place: usize| {
-            let equal = self.words[place..].iter().zip(words).take_while(|(a, b)| a.stem == b.stem).count();
-            words[..equal].iter().rposition(|word| word.is_content).map_or(0, |last| last + 1)
+            let equal = self.words[place..]
+                .iter()
+                .zip(words)
+                .take_while(|(a, b)| a.stem == b.stem)
+                .count();
+            words[..equal]
+                .iter()
+                .rposition(|word| word.is_content)
+                .map_or(0, |last| last + 1)
         };
         let places = self.places.get(&words[0].stem)?;
-        let best = places.iter().map(|&place| (place, length(place))).rev().max_by_key(|&(_, length)| length)?;
+        let best = places
+            .iter()
+            .map(|&place| (place, length(place)))
+            .rev()
+            .max_by_key(|&(_, length)| length)?;
         (best.1 > 0).then_some(best)
     }
 }
 
 fn sentences(text: &str) -> impl Iterator<Item = &str> {
-    text.split_inclusive(['.', '!', '?', '\n']).map(str::trim).filter(|sentence| sentence.chars().any(char::is_alphanumeric))
+    text.split_inclusive(['.', '!', '?', '\n'])
+        .map(str::trim)
+        .filter(|sentence| sentence.chars().any(char::is_alphanumeric))
 }
 
 fn words(text: &str) -> Vec<Word<'_>> {
@@ -140,13 +166,15 @@ fn words(text: &str) -> Vec<Word<'_>> {
 
 /// Words that say nothing about taste; sharing them is no evidence.
 const FUNCTION_WORDS: &[&str] = &[
-    "a", "about", "after", "all", "also", "an", "and", "any", "are", "as", "at", "be", "because", "been", "both", "but",
-    "by", "can", "could", "do", "does", "enjoy", "enjoys", "for", "from", "get", "give", "gives", "has", "have", "he",
-    "her", "his", "how", "i", "if", "in", "into", "is", "it", "it's", "item", "its", "just", "like", "likes", "love",
-    "loves", "make", "makes", "more", "most", "much", "my", "no", "not", "of", "offer", "offers", "on", "one", "or",
-    "other", "our", "out", "people", "person", "she", "so", "some", "suit", "suits", "such", "than", "that", "the",
-    "their", "them", "then", "there", "these", "they", "this", "those", "to", "too", "up", "user", "very", "want", "was",
-    "were", "what", "when", "where", "which", "while", "who", "will", "with", "would", "you", "you'd", "your",
+    "a", "about", "after", "all", "also", "an", "and", "any", "are", "as", "at", "be", "because",
+    "been", "both", "but", "by", "can", "could", "do", "does", "enjoy", "enjoys", "for", "from",
+    "get", "give", "gives", "has", "have", "he", "her", "his", "how", "i", "if", "in", "into",
+    "is", "it", "it's", "item", "its", "just", "like", "likes", "love", "loves", "make", "makes",
+    "more", "most", "much", "my", "no", "not", "of", "offer", "offers", "on", "one", "or", "other",
+    "our", "out", "people", "person", "she", "so", "some", "suit", "suits", "such", "than", "that",
+    "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "too", "up",
+    "user", "very", "want", "was", "were", "what", "when", "where", "which", "while", "who",
+    "will", "with", "would", "you", "you'd", "your",
 ];
 
 #[cfg(test)]
@@ -155,7 +183,11 @@ mod tests {
 
     #[test]
     fn the_longest_run_is_taken_in_the_profiles_own_words() {
-        let found = evidence("Sharp trading of goods, then dice.", "Wants sharp Trading of Goods every time; dice too.", "");
+        let found = evidence(
+            "Sharp trading of goods, then dice.",
+            "Wants sharp Trading of Goods every time; dice too.",
+            "",
+        );
         assert_eq!(found[0].user, ["sharp Trading of Goods", "dice"]);
         assert_eq!((found[0].grounded_words, found[0].content_words), (4, 4));
         assert!(found[0].item.is_empty());
@@ -163,13 +195,19 @@ mod tests {
 
     #[test]
     fn a_run_does_not_end_with_a_function_word() {
-        assert_eq!(evidence("quiet and", "quiet and calm", "")[0].user, ["quiet"]);
+        assert_eq!(
+            evidence("quiet and", "quiet and calm", "")[0].user,
+            ["quiet"]
+        );
     }
 
     #[test]
     fn odd_text_is_no_trouble() {
         assert!(evidence("", "a", "b").is_empty());
         assert!(evidence("… 🙂", "🙂", "").is_empty());
-        assert_eq!(evidence("naïve café", "Naïve Café!", "")[0].user, ["Naïve Café"]);
+        assert_eq!(
+            evidence("naïve café", "Naïve Café!", "")[0].user,
+            ["Naïve Café"]
+        );
     }
 }

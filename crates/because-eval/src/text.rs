@@ -15,8 +15,8 @@ use because_core::Prediction;
 use serde::{Deserialize, Serialize};
 
 use self::bleu::BleuCounts;
-pub(crate) use self::porter::stem_token;
 pub use self::diversity::{Distinct, MeanTokens};
+pub(crate) use self::porter::stem_token;
 pub use self::rouge::{Rouge, RougeScore};
 pub use self::stats::TextStats;
 pub(crate) use self::stats::{Pair, PairCounts};

@@ -42,6 +42,8 @@
 //! It knows nothing of users and items. It does not stream, call tools, or take pictures. It names no async runtime; only
 //! `OpenAi` needs Tokio's, for its HTTP client. It counts tokens as servers report them and knows no prices.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
+
 mod audited;
 mod cached;
 mod chat;

@@ -105,7 +105,7 @@ impl OpenAi {
             if !self.endpoint.query.is_empty() {
                 group = group
                     .query(&self.endpoint.query)
-                    .map_err(|error| self.fault(error.to_string()))?;
+                    .map_err(|error| self.fault(&error.to_string()))?;
             }
             let error = match group.create_byot::<_, Answer>(&question).await {
                 Ok(answer) => {
@@ -135,7 +135,7 @@ impl OpenAi {
         refusal.explain(&self.endpoint, &self.model)
     }
 
-    fn fault(&self, message: String) -> ChatError {
+    fn fault(&self, message: &str) -> ChatError {
         ChatError::Permanent {
             status: None,
             message: format!("{}: {message}", self.endpoint.label),

@@ -1,15 +1,17 @@
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+mod shape;
+
+use std::sync::LazyLock;
 
 use jsonschema::Validator;
-use serde_json::Value;
+
+use shape::{Validators, fitting};
 
 use crate::ending::Ending;
 use crate::instructions::instructions;
 use crate::text::{excerpt, split_thinking};
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId,
-    PromptTemplate, Result, Store, Usage, fence,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Message, ModelId, PromptTemplate,
+    Result, Store, Usage, fence,
 };
 
 /// Gives out only answers that are what was asked for, and asks again, saying what is wrong, when one is not.
@@ -117,36 +119,6 @@ impl<M: ChatModel> ChatModel for Validated<M> {
     }
 }
 
-/// Compiled schemas. Some stages name the candidates of a call in its schema, so there is a bound.
-#[derive(Debug, Default)]
-struct Validators(Mutex<HashMap<blake3::Hash, Arc<Validator>>>);
-
-impl Validators {
-    fn compile(&self, schema: &JsonSchema) -> Result<Arc<Validator>> {
-        const MOST: usize = 64;
-        let key = blake3::hash(schema.schema.to_string().as_bytes());
-        let mut compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(validator) = compiled.get(&key) {
-            return Ok(Arc::clone(validator));
-        }
-        let validator =
-            jsonschema::validator_for(&schema.schema).map_err(|error| ChatError::Permanent {
-                status: None,
-                message: format!(
-                    "schema {:?} is not a JSON Schema: {}",
-                    schema.name,
-                    excerpt(&error.to_string(), 300)
-                ),
-            })?;
-        if compiled.len() >= MOST {
-            compiled.clear();
-        }
-        let validator = Arc::new(validator);
-        compiled.insert(key, Arc::clone(&validator));
-        Ok(validator)
-    }
-}
-
 enum Checked {
     Fits(ChatResponse),
     Wrong(Problem),
@@ -197,48 +169,6 @@ fn check(mut response: ChatResponse, validator: Option<&Validator>) -> Result<Ch
     }
 }
 
-/// The first JSON value in the answer that fits, or what is wrong with the first one there is.
-fn fitting(answer: &str, validator: &Validator) -> Result<Value, String> {
-    const MOST_TRIED: usize = 32;
-    let mut first_problem = None;
-    for value in candidates(answer).take(MOST_TRIED) {
-        let Some(error) = validator.iter_errors(&value).next() else {
-            return Ok(value);
-        };
-        let place = match error.instance_path().to_string() {
-            place if place.is_empty() => "at the top".to_owned(),
-            place => format!("at {place}"),
-        };
-        first_problem
-            .get_or_insert_with(|| format!("{place}: {}", excerpt(&error.to_string(), 300)));
-    }
-    Err(
-        first_problem.unwrap_or_else(|| match serde_json::from_str::<Value>(answer) {
-            Err(error) if answer.starts_with('{') => format!("not JSON: {error}"),
-            _ => "there is no JSON object in the answer".into(),
-        }),
-    )
-}
-
-/// The answer as a whole, if it is JSON; else the objects in it, from left to right.
-fn candidates(answer: &str) -> Box<dyn Iterator<Item = Value> + '_> {
-    if let Ok(value) = serde_json::from_str(answer) {
-        return Box::new(std::iter::once(value));
-    }
-    let mut rest = answer;
-    Box::new(std::iter::from_fn(move || {
-        loop {
-            rest = &rest[rest.find('{')?..];
-            let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
-            if let Some(Ok(value)) = values.next() {
-                rest = &rest[values.byte_offset()..];
-                return Some(value);
-            }
-            rest = &rest[1..];
-        }
-    }))
-}
-
 /// The request again, with the answer that does not fit and what is wrong with it.
 fn repair(request: &ChatRequest, problem: &Problem) -> ChatRequest {
     static PROMPT: LazyLock<PromptTemplate> = LazyLock::new(|| {
@@ -274,6 +204,7 @@ fn excerpt_lines(text: &str, max_chars: usize) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::sync::Mutex;
 
     use serde_json::json;
 
@@ -464,18 +395,5 @@ mod tests {
                 .starts_with("schema \"bad\" is not a JSON Schema"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn endless_braces_end() {
-        let validator =
-            jsonschema::validator_for(&json!({"type": "object", "required": ["a"]})).unwrap();
-        for text in [
-            "{".repeat(200_000),
-            "{\"a\":".repeat(40_000),
-            "{}".repeat(100_000),
-        ] {
-            assert!(fitting(&text, &validator).is_err());
-        }
     }
 }

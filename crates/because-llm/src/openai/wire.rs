@@ -165,15 +165,15 @@ struct CompletionDetails {
 }
 
 impl Answer {
-    pub(super) fn into_response(self) -> Result<ChatResponse, Refusal> {
+    pub(super) fn into_response(self) -> Result<ChatResponse, Box<Refusal>> {
         if let (None, Some(error)) = (
             self.choices.as_ref().and_then(|choices| choices.first()),
             &self.error,
         ) {
-            return Err(Refusal::inside_an_answer(error));
+            return Err(Box::new(Refusal::inside_an_answer(error)));
         }
         let Some(choice) = self.choices.and_then(|choices| choices.into_iter().next()) else {
-            return Err(Refusal::of_no_choice());
+            return Err(Box::new(Refusal::of_no_choice()));
         };
         let message = choice.message.unwrap_or_default();
         let content = match message.content {

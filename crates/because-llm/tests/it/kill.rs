@@ -1,7 +1,8 @@
 //! Two processes write to one store and are killed; what they were told is on disk, is.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use because_llm::{
@@ -67,10 +68,23 @@ fn a_kill_in_the_middle_of_two_writers_loses_nothing_that_was_answered() {
             .unwrap()
     };
     let mut children = [start(), start()];
-    std::thread::sleep(Duration::from_millis(700));
-    children.iter_mut().for_each(|child| child.kill().unwrap());
-    let answered: Vec<String> = children.into_iter().flat_map(said).collect();
-    assert!(answered.len() > 100, "{}", answered.len());
+    let outs = [0, 1].map(|n| children[n].stdout.take().unwrap());
+    let heard = AtomicUsize::new(0);
+    let answered: Vec<String> = std::thread::scope(|scope| {
+        let readers = outs.map(|out| scope.spawn(|| said(out, &heard)));
+        while heard.load(Ordering::Relaxed) < 500 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        children.iter_mut().for_each(|child| child.kill().unwrap());
+        children
+            .iter_mut()
+            .for_each(|child| drop(child.wait().unwrap()));
+        readers
+            .into_iter()
+            .flat_map(|reader| reader.join().unwrap())
+            .collect()
+    });
+    assert!(answered.len() > 400, "{}", answered.len());
 
     let store = Store::open(&path).unwrap();
     for text in &answered {
@@ -86,12 +100,13 @@ fn a_kill_in_the_middle_of_two_writers_loses_nothing_that_was_answered() {
     assert!(!totals.attempts.contains_key("sent"), "{totals:?}");
 }
 
-fn said(mut child: Child) -> Vec<String> {
-    let lines = BufReader::new(child.stdout.take().unwrap())
+fn said(out: ChildStdout, heard: &AtomicUsize) -> Vec<String> {
+    let mut said: Vec<String> = BufReader::new(out)
         .split(b'\n')
-        .map_while(|line| line.ok());
-    // The last line may be cut; a cut one names nothing that was asked.
-    let mut said: Vec<String> = lines
+        .map_while(|line| line.ok())
+        .inspect(|_| {
+            heard.fetch_add(1, Ordering::Relaxed);
+        })
         .filter_map(|line| {
             Some(
                 String::from_utf8(line)
@@ -101,7 +116,7 @@ fn said(mut child: Child) -> Vec<String> {
             )
         })
         .collect();
+    // The last line may be cut; a cut one names nothing that was asked.
     said.pop();
-    child.wait().unwrap();
     said
 }

@@ -1,0 +1,205 @@
+use std::path::Path;
+
+use because_core::Message;
+
+use crate::config::{QwenConfig, token_ids};
+use crate::error::{Result, TuneError};
+use crate::template::{ChatTemplate, Part};
+use crate::tokens::{Piece, Vocabulary};
+
+/// Turns chats into tokens and tokens into text: a base's tokenizer, its chat template, and what ends an answer.
+#[derive(Debug)]
+pub(crate) struct Chat {
+    pub(crate) vocabulary: Vocabulary,
+    template: ChatTemplate,
+    stops: Vec<u32>,
+}
+
+/// A chat as training sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    pub(crate) ids: Vec<u32>,
+    /// The tokens to learn: the answer and the token that ends it.
+    pub(crate) answer: std::ops::Range<usize>,
+    /// Whether something had to be left out.
+    pub(crate) truncated: bool,
+}
+
+/// Tokens between two special ones.
+#[derive(Debug, Default)]
+struct Run {
+    ids: Vec<u32>,
+    /// How many at the front may not be cut: a special token, or a turn's opening words.
+    fixed: usize,
+    role: Place,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Other,
+    Answer,
+    End,
+}
+
+impl Chat {
+    pub(crate) fn read(folder: &Path, config: &QwenConfig) -> Result<Self> {
+        let vocabulary = Vocabulary::read(folder)?;
+        if vocabulary.size() > config.vocab_size {
+            return Err(TuneError::Tokenizer {
+                path: folder.join("tokenizer.json"),
+                reason: format!(
+                    "has ids up to {}, the model only {} rows; the two are not of one model",
+                    vocabulary.size() - 1,
+                    config.vocab_size
+                ),
+            });
+        }
+        let template = ChatTemplate::read(folder)?;
+        let mut stops = config.eos_token_ids.clone();
+        stops.extend(generation_stops(&folder.join("generation_config.json"))?);
+        let named = [template.eos_token(), Some("<|im_end|>"), Some("<|endoftext|>")];
+        stops.extend(named.into_iter().flatten().filter_map(|name| vocabulary.special(name)));
+        stops.sort_unstable();
+        stops.dedup();
+        Ok(Self { vocabulary, template, stops })
+    }
+
+    /// Tokens that end an answer.
+    pub(crate) fn stops(&self) -> &[u32] {
+        &self.stops
+    }
+
+    /// The tokens of turns and of the opening of the answer to them.
+    pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let parts = self.template.render(messages, true)?;
+        Ok(self.runs(&parts, None)?.into_iter().flat_map(|run| run.ids).collect())
+    }
+
+    /// All tokens of a chat, without a distinction of what is to be learnt.
+    pub(crate) fn whole(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let parts = self.template.render(messages, false)?;
+        Ok(self.runs(&parts, None)?.into_iter().flat_map(|run| run.ids).collect())
+    }
+
+    /// The tokens of a chat and which of them are the last turn's answer. A chat longer than `max_length` loses the end of
+    /// its longest prompt texts first, and only then the end of the answer; `None` if nothing of the answer is left.
+    pub(crate) fn example(&self, messages: &[Message], max_length: usize) -> Result<Option<Encoded>> {
+        let answer = match messages.last() {
+            Some(last) if last.role == "assistant" => messages.len() - 1,
+            _ => return Err(TuneError::Chat { reason: "the last turn is not the assistant's".into() }),
+        };
+        let parts = self.template.render(messages, false)?;
+        let mut runs = self.runs(&parts, Some(answer))?;
+        // What follows the end of the answer (a line feed) is neither learnt nor seen by what is.
+        let last = runs.iter().rposition(|run| run.role != Place::Other);
+        runs.truncate(last.map_or(0, |last| last + 1));
+        let total: usize = runs.iter().map(|run| run.ids.len()).sum();
+        shorten(&mut runs, total.saturating_sub(max_length));
+        let prompt = runs.iter().take_while(|run| run.role == Place::Other).map(|run| run.ids.len()).sum();
+        let learnt = runs.iter().any(|run| run.role == Place::Answer && !run.ids.is_empty());
+        let ids: Vec<u32> = runs.into_iter().flat_map(|run| run.ids).collect();
+        let fits = learnt && ids.len() <= max_length && prompt > 0;
+        Ok(fits.then(|| Encoded { answer: prompt..ids.len(), truncated: total > max_length, ids }))
+    }
+
+    /// Encodes a rendered chat. Special tokens come from the template's parts only; its plain text is encoded together
+    /// with the contents it stands beside, as if they were one text, except where the answer begins: there the prompt
+    /// ends when the model is asked.
+    fn runs(&self, parts: &[Part], answer: Option<usize>) -> Result<Vec<Run>> {
+        let mut runs: Vec<Run> = Vec::new();
+        let (mut text, mut header, mut in_answer) = (String::new(), 0, false);
+        let flush = |runs: &mut Vec<Run>, text: &mut String, header: &mut usize, answer: bool| -> Result<()> {
+            if !text.is_empty() {
+                let ids = self.vocabulary.encode(text)?;
+                let fixed = match *header {
+                    _ if answer => 0,
+                    header => self.vocabulary.encode(&text[..header])?.len().min(ids.len()),
+                };
+                let role = if answer { Place::Answer } else { Place::Other };
+                runs.push(Run { ids, fixed, role });
+            }
+            text.clear();
+            *header = 0;
+            Ok(())
+        };
+        for part in parts {
+            match part {
+                Part::Content(index, content) => {
+                    if answer == Some(*index) {
+                        flush(&mut runs, &mut text, &mut header, false)?;
+                        in_answer = true;
+                    }
+                    text.push_str(content);
+                }
+                Part::Template(template) => {
+                    for piece in self.vocabulary.pieces(template) {
+                        match piece {
+                            Piece::Text(_) if in_answer => {
+                                // No special token closes the answer: then nothing but its own text is learnt.
+                                flush(&mut runs, &mut text, &mut header, true)?;
+                                in_answer = false;
+                            }
+                            Piece::Special(id) => {
+                                flush(&mut runs, &mut text, &mut header, in_answer)?;
+                                let role = if in_answer { Place::End } else { Place::Other };
+                                runs.push(Run { ids: vec![id], fixed: 1, role });
+                                in_answer = false;
+                            }
+                            Piece::Text(_) => {}
+                        }
+                        if let Piece::Text(plain) = piece {
+                            text.push_str(plain);
+                            if header == 0 {
+                                header = text.len();
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        flush(&mut runs, &mut text, &mut header, in_answer)?;
+        Ok(runs)
+    }
+}
+
+/// Takes `excess` tokens away: from the end of the longest prompt text, again and again; then from the end of the answer,
+/// whose closing token goes first, since a cut answer has not ended.
+fn shorten(runs: &mut Vec<Run>, mut excess: usize) {
+    while excess > 0 {
+        let longest = runs
+            .iter_mut()
+            .filter(|run| run.role == Place::Other)
+            .map(|run| (run.ids.len() - run.fixed, run))
+            .max_by_key(|(spare, _)| *spare);
+        match longest {
+            Some((spare, run)) if spare > 0 => {
+                let cut = spare.min(excess);
+                run.ids.truncate(run.ids.len() - cut);
+                excess -= cut;
+            }
+            _ => break,
+        }
+    }
+    if excess > 0 {
+        let ends = runs.iter().filter(|run| run.role == Place::End).count();
+        runs.retain(|run| run.role != Place::End);
+        excess = excess.saturating_sub(ends);
+        for run in runs.iter_mut().rev().filter(|run| run.role == Place::Answer) {
+            let cut = run.ids.len().min(excess);
+            run.ids.truncate(run.ids.len() - cut);
+            excess -= cut;
+        }
+    }
+}
+
+fn generation_stops(path: &Path) -> Result<Vec<u32>> {
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read(path).map_err(|error| TuneError::io("read", path, error))?;
+    let fault = |reason: String| TuneError::Tokenizer { path: path.to_owned(), reason };
+    let fields: serde_json::Value = serde_json::from_slice(&text).map_err(|error| fault(error.to_string()))?;
+    token_ids(fields.get("eos_token_id"))
+        .ok_or_else(|| fault("eos_token_id is neither a token id nor a list of them".into()))
+}
