@@ -37,7 +37,12 @@ pub(crate) async fn run(command: Command, output: &Output, stop: &Stop) -> Resul
 fn watched(pipeline: Pipeline, output: &Output, stop: &Stop) -> (Pipeline, Arc<Progress>) {
     let progress = Arc::new(Progress::new(output.shows_progress()));
     let shown = Arc::clone(&progress);
-    (pipeline.stop(stop.clone()).on_event(move |event| shown.show(&event)), progress)
+    (
+        pipeline
+            .stop(stop.clone())
+            .on_event(move |event| shown.show(&event)),
+        progress,
+    )
 }
 
 /// What a run of stages prints.
@@ -49,9 +54,14 @@ struct Stages<'a> {
 }
 
 fn print_stages(pipeline: &Pipeline, stages: &[StageReport], output: &Output) -> Result<()> {
-    let llm = pipeline.llm_totals()?.and_then(|totals| serde_json::to_value(totals).ok());
+    let llm = pipeline
+        .llm_totals()?
+        .and_then(|totals| serde_json::to_value(totals).ok());
     output.result(&Stages { stages, llm }, || {
-        stages.iter().map(|stage| format!("{}: {}\n", stage.stage, said(&stage.detail))).collect()
+        stages
+            .iter()
+            .map(|stage| format!("{}: {}\n", stage.stage, said(&stage.detail)))
+            .collect()
     });
     Ok(())
 }
@@ -59,9 +69,11 @@ fn print_stages(pipeline: &Pipeline, stages: &[StageReport], output: &Output) ->
 /// A stage's findings in a line.
 fn said(detail: &serde_json::Value) -> String {
     match detail {
-        serde_json::Value::Object(found) => {
-            found.iter().map(|(name, value)| format!("{} {value}", name.replace('_', " "))).collect::<Vec<_>>().join(", ")
-        }
+        serde_json::Value::Object(found) => found
+            .iter()
+            .map(|(name, value)| format!("{} {value}", name.replace('_', " ")))
+            .collect::<Vec<_>>()
+            .join(", "),
         serde_json::Value::Null => "nothing had changed".to_owned(),
         other => other.to_string(),
     }

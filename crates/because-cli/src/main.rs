@@ -17,16 +17,22 @@ use crate::output::Output;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let default = if cli.quiet { "error" } else { "warn" };
+    // async-openai logs whole answers that it cannot read; what is wrong with them is in our own error.
+    let default = if cli.quiet { "error,async_openai=off" } else { "warn,async_openai=off" };
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default)))
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default)),
+        )
         .with_writer(std::io::stderr)
         .without_time()
         .with_target(false)
         .init();
     let output = Output::new(cli.json, cli.quiet);
     let stop = Stop::default();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             output.failure(&error);

@@ -25,7 +25,8 @@ impl Output {
     /// The result of a command: the object with `--json`, else what `text` writes of it.
     pub(crate) fn result(self, object: &impl Serialize, text: impl FnOnce() -> String) {
         let printed = if self.json {
-            serde_json::to_string(object).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+            serde_json::to_string(object)
+                .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
         } else {
             for_terminal(text().trim_end())
         };
@@ -51,8 +52,14 @@ impl Output {
 
 /// Two columns: names on the left, values on the right.
 pub(crate) fn table<N: AsRef<str>>(rows: &[(N, String)]) -> String {
-    let width = rows.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
-    rows.iter().map(|(name, value)| format!("{:<width$}  {value}\n", name.as_ref())).collect()
+    let width = rows
+        .iter()
+        .map(|(name, _)| name.as_ref().chars().count())
+        .max()
+        .unwrap_or(0);
+    rows.iter()
+        .map(|(name, value)| format!("{:<width$}  {value}\n", name.as_ref()))
+        .collect()
 }
 
 /// `1536` as `1.5 KiB`.

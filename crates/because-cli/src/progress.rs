@@ -15,13 +15,21 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(shown: bool) -> Self {
-        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if shown {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_style(
             ProgressStyle::with_template("{spinner} {prefix} {wide_bar} {pos}/{len} {msg} {eta}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
-        Self { shown, bar, counted: Mutex::new(String::new()) }
+        Self {
+            shown,
+            bar,
+            counted: Mutex::new(String::new()),
+        }
     }
 
     pub(crate) fn show(&self, event: &Event<'_>) {
@@ -33,7 +41,12 @@ impl Progress {
                 self.count(what, *done, *total);
                 self.bar.set_message("");
             }
-            Event::Loss { what, step, total, loss } => {
+            Event::Loss {
+                what,
+                step,
+                total,
+                loss,
+            } => {
                 self.count(what, *step, *total);
                 self.bar.set_message(format!("loss {loss:.3}"));
             }
@@ -43,7 +56,10 @@ impl Progress {
                     StageStatus::Kept => "  (kept from the last run)",
                 };
                 let memory = report.peak_rss_bytes.map(bytes).unwrap_or_default();
-                self.line(&format!("{:<18} {:>8.1} s  {memory:>10}{kept}", report.stage, report.seconds));
+                self.line(&format!(
+                    "{:<18} {:>8.1} s  {memory:>10}{kept}",
+                    report.stage, report.seconds
+                ));
             }
             _ => {}
         }

@@ -101,10 +101,14 @@ impl Profiles {
     /// What is known of a node, in text; `None` where nothing is ([`ProfileRecord::is_known`]).
     #[must_use]
     pub fn summary(&self, node: &Node) -> Option<&str> {
-        self.records.get(node).filter(|record| record.is_known()).map(|record| record.profile.summary.as_str())
+        self.records
+            .get(node)
+            .filter(|record| record.is_known())
+            .map(|record| record.profile.summary.as_str())
     }
 
     /// All records, users before items, by id.
+    #[must_use]
     pub fn records(&self) -> impl ExactSizeIterator<Item = &ProfileRecord> {
         self.records.values()
     }

@@ -250,7 +250,7 @@ mod tests {
             "offline",
             "openai:gpt-4o-mini",
             "openai:@cf/meta/llama-3",
-            "openai:claude@20250101",
+            "openai:sonnet@20250101",
             "openai:deepseek-reasoner@https://api.deepseek.com/v1",
             "openai:org/model:free@http://[::1]:8080/v1?version=2",
             "qwen:Qwen/Qwen2.5-0.5B",
@@ -283,7 +283,7 @@ mod tests {
             "qwen:base+",
             "qwen:+adapter",
             "replay:",
-            "claude:x",
+            "gemini:x",
         ];
         let said: Vec<String> = wrong
             .iter()
@@ -304,7 +304,7 @@ mod tests {
         "qwen:base+": qwen lacks an adapter behind the +, as in qwen:models/qwen2.5+adapter
         "qwen:+adapter": qwen lacks a base model before the +, as in qwen:models/qwen2.5+adapter
         "replay:": replay lacks a file, as in replay:exchanges.jsonl
-        "claude:x": model "claude:x" is none of offline, openai:MODEL, openai:MODEL@URL, qwen:PATH[+ADAPTER], replay:FILE
+        "gemini:x": model "claude:x" is none of offline, openai:MODEL, openai:MODEL@URL, qwen:PATH[+ADAPTER], replay:FILE
         "#);
     }
 

@@ -29,9 +29,13 @@ pub(super) fn graph(args: &Graph, output: &Output) -> Result<()> {
     }
     let report = check(&project)?;
     let found = serde_json::to_value(&report).unwrap_or_default();
-    output.result(&json!({ "graph": stats, "check": found }), || format!("{}\n{}", lines(&stats), lines(&found)));
+    output.result(&json!({ "graph": stats, "check": found }), || {
+        format!("{}\n{}", lines(&stats), lines(&found))
+    });
     if args.strict && report.leaks() > 0 {
-        return Err(Error::Leaks { count: report.leaks() });
+        return Err(Error::Leaks {
+            count: report.leaks(),
+        });
     }
     Ok(())
 }
@@ -39,7 +43,13 @@ pub(super) fn graph(args: &Graph, output: &Output) -> Result<()> {
 /// An object as two columns, nested names joined by a blank.
 fn lines(object: &serde_json::Value) -> String {
     fn flatten(name: String, value: &serde_json::Value, rows: &mut Vec<(String, String)>) {
-        let join = |inner: &str| if name.is_empty() { inner.to_owned() } else { format!("{name} {inner}") };
+        let join = |inner: &str| {
+            if name.is_empty() {
+                inner.to_owned()
+            } else {
+                format!("{name} {inner}")
+            }
+        };
         match value {
             serde_json::Value::Object(fields) => {
                 for (field, value) in fields {

@@ -10,10 +10,15 @@ pub(super) fn evaluate(args: &Evaluate, output: &Output) -> Result<()> {
     let pairs: Vec<Prediction> = jsonl::read_all(&args.pairs)?;
     if pairs.is_empty() {
         let reason = format!("{} holds no pair", args.pairs.display());
-        return Err(Error::Empty { stage: "evaluate text", reason });
+        return Err(Error::Empty {
+            stage: "evaluate text",
+            reason,
+        });
     }
     let metrics = serde_json::to_value(TextMetrics::of(&pairs)).unwrap_or_default();
-    output.result(&metrics, || serde_json::to_string_pretty(&metrics).unwrap_or_default());
+    output.result(&metrics, || {
+        serde_json::to_string_pretty(&metrics).unwrap_or_default()
+    });
     Ok(())
 }
 
@@ -25,6 +30,8 @@ pub(super) async fn report(args: Dir, output: &Output) -> Result<()> {
         "report_json": project.path("report.json"),
         "report_html": project.path("report.html"),
     });
-    output.result(&written, || format!("{}", project.path("report.html").display()));
+    output.result(&written, || {
+        format!("{}", project.path("report.html").display())
+    });
     Ok(())
 }

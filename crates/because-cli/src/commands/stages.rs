@@ -18,7 +18,12 @@ pub(super) async fn contrast(args: Contrast, output: &Output, stop: &Stop) -> Re
     let (mut pipeline, progress) = watched(Pipeline::open(args.dir)?, output, stop);
     args.negatives.apply(&mut pipeline);
     args.calls.apply(&mut pipeline);
-    let stage = pipeline.contrast(Pairs { split: args.split, limit: args.limit }).await;
+    let stage = pipeline
+        .contrast(Pairs {
+            split: args.split,
+            limit: args.limit,
+        })
+        .await;
     progress.finish();
     print_stages(&pipeline, &[stage?], output)
 }

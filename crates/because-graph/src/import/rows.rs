@@ -421,7 +421,7 @@ mod tests {
         let rows = rows(
             Format::Csv,
             "a.csv",
-            b"user,item\na,\"x\nb,y\nc,\"z\"\"\"\n",
+            b"user,item\na,\"x\nb,y\nc,\"z\"\"\"\nd,\"v\nw,e",
         );
         let faults: Vec<_> = rows.iter().map(|row| row.fault.is_some()).collect();
         assert_eq!(faults, [true, false, false, true, false]);

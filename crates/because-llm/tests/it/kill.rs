@@ -76,9 +76,9 @@ fn a_kill_in_the_middle_of_two_writers_loses_nothing_that_was_answered() {
             std::thread::sleep(Duration::from_millis(1));
         }
         children.iter_mut().for_each(|child| child.kill().unwrap());
-        children
-            .iter_mut()
-            .for_each(|child| drop(child.wait().unwrap()));
+        for child in &mut children {
+            child.wait().unwrap();
+        }
         readers
             .into_iter()
             .flat_map(|reader| reader.join().unwrap())
