@@ -304,7 +304,7 @@ mod tests {
         "qwen:base+": qwen lacks an adapter behind the +, as in qwen:models/qwen2.5+adapter
         "qwen:+adapter": qwen lacks a base model before the +, as in qwen:models/qwen2.5+adapter
         "replay:": replay lacks a file, as in replay:exchanges.jsonl
-        "gemini:x": model "claude:x" is none of offline, openai:MODEL, openai:MODEL@URL, qwen:PATH[+ADAPTER], replay:FILE
+        "gemini:x": model "gemini:x" is none of offline, openai:MODEL, openai:MODEL@URL, qwen:PATH[+ADAPTER], replay:FILE
         "#);
     }
 

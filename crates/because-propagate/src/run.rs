@@ -36,11 +36,13 @@ pub struct Written {
     pub fallbacks: Vec<Fallback>,
 }
 
+type Watcher<'a> = Box<dyn Fn(Progress<'_>) + Send + Sync + 'a>;
+
 /// How every run of calls here is bounded and watched.
 pub(crate) struct Run<'a> {
     pub(crate) concurrency: usize,
     pub(crate) stop: Stop,
-    pub(crate) progress: Option<Box<dyn Fn(Progress<'_>) + Send + Sync + 'a>>,
+    pub(crate) progress: Option<Watcher<'a>>,
 }
 
 impl Default for Run<'_> {

@@ -149,8 +149,10 @@ impl Chat {
                             Piece::Text(_) => {}
                         }
                         if let Piece::Text(plain) = piece {
+                            // The opening words of a turn; what follows a content is not one of them.
+                            let opens = header == text.len();
                             text.push_str(plain);
-                            if header == 0 {
+                            if opens {
                                 header = text.len();
                             }
                         }

@@ -97,6 +97,7 @@ pub struct StageReport {
 
 impl Pipeline {
     /// The pipeline of this project, with these settings.
+    #[must_use]
     pub fn new(project: Project, settings: Settings) -> Self {
         Self { project, settings, stop: Stop::default(), events: Box::new(|_| {}) }
     }
