@@ -174,12 +174,12 @@ pub(crate) struct Tuning {
     /// A folder with a Qwen2.5 checkpoint, or `tiny`: a small one made from the texts at hand.
     #[arg(long)]
     pub(crate) base: Option<String>,
-    /// Optimiser steps at most.
+    /// Optimiser steps; as many as the epochs have where it is not said.
     #[arg(long)]
-    pub(crate) max_steps: Option<usize>,
-    /// Times that every example is seen, where --max-steps does not end it before.
+    pub(crate) max_steps: Option<u64>,
+    /// Times that every example is seen, where --max-steps does not say otherwise.
     #[arg(long)]
-    pub(crate) epochs: Option<usize>,
+    pub(crate) epochs: Option<u32>,
     /// Examples in a step.
     #[arg(long)]
     pub(crate) batch_size: Option<usize>,
@@ -191,7 +191,7 @@ pub(crate) struct Tuning {
     pub(crate) learning_rate: Option<f64>,
     /// Steps over which the learning rate rises.
     #[arg(long)]
-    pub(crate) warmup_steps: Option<usize>,
+    pub(crate) warmup_steps: Option<u64>,
     /// The rank of the adapter.
     #[arg(long)]
     pub(crate) rank: Option<usize>,
@@ -206,7 +206,7 @@ pub(crate) struct Tuning {
     pub(crate) max_length: Option<usize>,
     /// Steps in which the weights of `tiny` are made.
     #[arg(long)]
-    pub(crate) tiny_steps: Option<usize>,
+    pub(crate) tiny_steps: Option<u64>,
 }
 
 #[cfg(feature = "tune")]

@@ -18,6 +18,12 @@ impl Stop {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// The flag itself, for work that is not asynchronous.
+    #[must_use]
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
     /// Whether somebody has asked.
     #[must_use]
     pub fn is_requested(&self) -> bool {

@@ -7,7 +7,7 @@ use crate::error::{Result, TuneError};
 use crate::lora::LoraConfig;
 use crate::optim::AdamW;
 use crate::params::Parameters;
-use crate::trainer::TrainConfig;
+use crate::train_config::TrainConfig;
 
 const STATE: &str = "trainer_state.json";
 const MOMENTS: &str = "optimizer.safetensors";
@@ -115,7 +115,7 @@ pub(crate) fn read_state(folder: &Path) -> Result<State> {
 }
 
 /// The optimiser as it was; the parameters are read by [`adapter::read`].
-pub(crate) fn read_optimizer(folder: &Path, parameters: &Parameters, state: &State) -> Result<AdamW> {
+pub(crate) fn read_optimizer(folder: &Path, parameters: &Parameters, step: u64, decay: f64) -> Result<AdamW> {
     let path = folder.join(MOMENTS);
     let mut tensors = read_tensors(&path)?;
     let mut take = |name: String, count: usize| match tensors.remove(&name) {
@@ -129,5 +129,5 @@ pub(crate) fn read_optimizer(folder: &Path, parameters: &Parameters, state: &Sta
             Ok((take(format!("m.{name}"), count)?, take(format!("v.{name}"), count)?))
         })
         .collect::<Result<_>>()?;
-    Ok(AdamW { decay: state.config.weight_decay, step: state.step, moments })
+    Ok(AdamW { decay, step, moments })
 }

@@ -94,21 +94,19 @@ pub enum TuneError {
         /// What does not match.
         reason: String,
     },
-    /// The caller stopped the run; it goes on from the checkpoint.
-    #[error("stopped after step {step}; {} holds everything to go on", checkpoint.display())]
+    /// The caller stopped the run.
+    #[error("stopped after step {step}{}", kept(checkpoint.as_deref()))]
     Cancelled {
         /// How many steps were done.
         step: u64,
-        /// Where they are kept.
-        checkpoint: PathBuf,
+        /// What the run can be resumed from; a tiny base is made anew.
+        checkpoint: Option<PathBuf>,
     },
-    /// Prompt and answer together do not fit the model's context.
-    #[error("prompt of {prompt_tokens} tokens and an answer of up to {max_tokens} exceed the context of {context} tokens")]
+    /// The prompt fills the model's context.
+    #[error("prompt of {prompt_tokens} tokens leaves no room for an answer in a context of {context} tokens")]
     ContextTooLong {
         /// Tokens of the prompt.
         prompt_tokens: usize,
-        /// Tokens asked for.
-        max_tokens: usize,
         /// What the model can attend to.
         context: usize,
     },
@@ -118,6 +116,10 @@ pub enum TuneError {
     /// A tensor operation failed; with inputs that were checked this is a fault of this crate or of the machine.
     #[error("tensor operation failed")]
     Tensor(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn kept(checkpoint: Option<&Path>) -> String {
+    checkpoint.map_or_else(String::new, |path| format!("; {} holds everything to go on", path.display()))
 }
 
 impl TuneError {

@@ -1,13 +1,61 @@
-//! wip
-#![allow(dead_code, unused)]
+//! Qwen2.5 on Candle: LoRA training and generation; a tuned model is itself a chat model.
+//!
+//! ```no_run
+//! use because_core::Message;
+//! use because_tune::{Decoding, TrainConfig, TrainSet, Trainer, TunedModel};
+//! use std::path::Path;
+//!
+//! let (base, adapter) = (Path::new("Qwen2.5-0.5B-Instruct"), Path::new("adapter"));
+//! let data = TrainSet::read(Path::new("sft.train.jsonl"))?;
+//! Trainer::new(TrainConfig::default()).run(base, &data, adapter, &mut |_| {})?;
+//!
+//! let model = TunedModel::load(base, Some(adapter))?;
+//! let answer = model.generate(&[Message::new("user", "Why this cafe?")], &Decoding::greedy(64))?;
+//! println!("{}", answer.text);
+//! # Ok::<(), because_tune::TuneError>(())
+//! ```
+//!
+//! In reading order: [`QwenConfig`], [`LoraConfig`], [`TrainConfig`], [`TrainSet`], [`Trainer`] with its [`TrainEvent`]s
+//! and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and [`Decoding`].
+//!
+//! Everything runs in f32 on the CPU; half-precision weights are widened as they are read. Sequences of a batch lie one
+//! after the other without padding, and only supervised positions meet the output projection. What a person wrote never
+//! becomes a special token: those come from the chat template alone.
+//!
+//! What it does not do: it trains no quantised model, runs no GGUF file, downloads nothing and sees no graph.
+
+mod adapter;
+mod base;
+mod chat;
+mod checkpoint;
 mod config;
+mod data;
+mod decoding;
 mod error;
+mod generate;
 mod lora;
 mod model;
 mod ops;
 mod optim;
 mod params;
+mod session;
+mod template;
+mod tiny;
+mod tokens;
+mod train_config;
+mod train_log;
+mod trainer;
+mod tuned;
 mod weights;
+
 pub use config::QwenConfig;
+pub use data::{TokenRow, TrainSet};
+pub use decoding::Decoding;
 pub use error::TuneError;
 pub use lora::LoraConfig;
+pub use session::StepRecord;
+pub use tiny::{TinyBase, TinySummary};
+pub use train_config::TrainConfig;
+pub use train_log::{TrainEvent, TrainSummary};
+pub use trainer::Trainer;
+pub use tuned::{Finish, Generation, Generations, TunedModel};

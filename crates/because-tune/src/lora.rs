@@ -1,3 +1,4 @@
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::config::QwenConfig;
@@ -121,11 +122,10 @@ impl LoraConfig {
     }
 
     /// Lays adapters, in the order of [`LoraConfig::pairs`], over a model.
-    pub(crate) fn attach(&self, model: &mut Qwen, parameters: &Parameters) {
+    pub(crate) fn attach(&self, model: &mut Qwen, tensors: &[Tensor]) {
         let pairs = self.pairs(&model.config);
-        debug_assert_eq!(parameters.len(), 2 * pairs.len());
-        for (index, pair) in pairs.iter().enumerate() {
-            let (a, b) = (parameters.tensor(2 * index), parameters.tensor(2 * index + 1));
+        for (pair, tensors) in pairs.iter().zip(tensors.chunks_exact(2)) {
+            let [a, b] = [&tensors[0], &tensors[1]].map(Tensor::clone);
             model.adapt(pair.layer, pair.projection, a, b, self.scale() as f32);
         }
     }

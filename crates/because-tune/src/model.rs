@@ -115,6 +115,12 @@ fn attention_shape(config: &QwenConfig) -> AttentionShape {
     }
 }
 
+impl std::fmt::Debug for Qwen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Qwen").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
 impl Qwen {
     /// Puts the model together from checked weights.
     pub(crate) fn new(config: QwenConfig, mut weights: Weights) -> Self {
@@ -146,6 +152,33 @@ impl Qwen {
     /// Lays a low-rank pair over a projection, by the projection's index in [`PROJECTIONS`].
     pub(crate) fn adapt(&mut self, layer: usize, projection: usize, a: Tensor, b: Tensor, scale: f32) {
         self.layers[layer].projections[projection].lora = Some((a, b, scale));
+    }
+
+    /// A number that differs where the weights do: of every adapter all values, of every other tensor a sample.
+    pub(crate) fn fingerprint(&self) -> Result<u64> {
+        const SAMPLE: usize = 4096;
+        let projections = || self.layers.iter().flat_map(|layer| &layer.projections);
+        let weights = [&self.embedding, &self.norm, &self.head].into_iter();
+        let weights = weights.chain(projections().map(|projection| &projection.weight));
+        let adapters = projections().filter_map(|projection| projection.lora.as_ref());
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut eat = |value: f32| hash = (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3);
+        for weight in weights {
+            ops::with_slice(weight, |values| {
+                values.iter().step_by(values.len().div_ceil(SAMPLE)).for_each(|&value| eat(value));
+                Ok(())
+            })?;
+        }
+        for (a, b, scale) in adapters {
+            eat(*scale);
+            for tensor in [a, b] {
+                ops::with_slice(tensor, |values| {
+                    values.iter().for_each(|&value| eat(value));
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(hash)
     }
 
     /// The final hidden states, `[n, d]`.

@@ -18,7 +18,7 @@ mod swiglu;
 
 pub(crate) use attention::{AttentionShape, LayerCache, Segment, attention, cached_attention};
 pub(crate) use cross_entropy::cross_entropy;
-pub(crate) use kernel::values;
+pub(crate) use kernel::{values, with_slice};
 pub(crate) use linear::{add_bias, frozen_linear, linear, lora_linear};
 pub(crate) use norm::rms_norm;
 pub(crate) use rope::Rope;

@@ -140,7 +140,7 @@ mod tests {
         let parameters = Parameters::new([("p".into(), vec![2], vec![1.0, -2.0])]).unwrap();
         let mut adam = AdamW::new(&parameters, 0.1);
         adam.step(&parameters, &Gradients(vec![vec![0.5, -3.0]]), 0.01).unwrap();
-        let p = values(&parameters.tensor(0)).unwrap();
+        let p = values(&parameters.tracked()[0]).unwrap();
         assert!((p[0] - (0.999 - 0.01)).abs() < 1e-6 && (p[1] - (-1.998 + 0.01)).abs() < 1e-6, "{p:?}");
     }
 
@@ -157,7 +157,7 @@ mod tests {
     fn a_parameter_outside_of_the_graph_is_an_error_that_names_it() {
         let parameters =
             Parameters::new([("in".into(), vec![1], vec![1.0]), ("out".into(), vec![1], vec![1.0])]).unwrap();
-        let store = parameters.tensor(0).sqr().unwrap().backward().unwrap();
+        let store = parameters.tracked()[0].sqr().unwrap().backward().unwrap();
         let error = Gradients::zeros(&parameters).accumulate(&parameters, store, 3).unwrap_err();
         assert_eq!(error.to_string(), "step 3: parameter out received no gradient");
     }

@@ -21,12 +21,14 @@ impl Parameters {
         self.0.iter().map(|(name, variable)| (name.as_str(), variable))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
+    /// The variables themselves, to be built into a model that learns.
+    pub(crate) fn tracked(&self) -> Vec<Tensor> {
+        self.0.iter().map(|(_, variable)| variable.as_tensor().clone()).collect()
     }
 
-    pub(crate) fn tensor(&self, index: usize) -> Tensor {
-        self.0[index].1.as_tensor().clone()
+    /// Their values, to be built into a model that only answers and keeps no graph.
+    pub(crate) fn frozen(&self) -> Vec<Tensor> {
+        self.0.iter().map(|(_, variable)| variable.as_detached_tensor()).collect()
     }
 
     /// How many numbers there are.

@@ -52,6 +52,8 @@ pub(crate) struct Session<'a> {
     pub(crate) parameters: &'a Parameters,
     pub(crate) optimizer: AdamW,
     gradients: Gradients,
+    /// Positions of the last step without padding.
+    pub(crate) unpadded: u64,
     cancel: Option<Arc<AtomicBool>>,
     order: Option<(u64, Vec<usize>)>,
 }
@@ -71,6 +73,7 @@ impl<'a> Session<'a> {
             plan,
             model,
             parameters,
+            unpadded: 0,
             cancel,
             order: None,
         }
@@ -112,6 +115,7 @@ impl<'a> Session<'a> {
         }
         let learning_rate = self.plan.rate * cosine_with_warmup(done, self.plan.warmup, self.plan.steps);
         self.optimizer.step(self.parameters, &self.gradients, learning_rate)?;
+        self.unpadded = rows.iter().map(|&row| samples[row].length as u64).sum();
         let padded = |batch: &Vec<&Sample>| batch.len() * batch.iter().map(|row| row.length).max().unwrap_or(0);
         Ok(StepRecord {
             step,

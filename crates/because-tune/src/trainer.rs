@@ -1,10 +1,7 @@
-use std::io::Write;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-use because_core::jsonl;
-use serde::{Deserialize, Serialize};
 
 use crate::adapter;
 use crate::base::BaseFolder;
@@ -15,161 +12,9 @@ use crate::error::{Result, TuneError};
 use crate::lora::LoraConfig;
 use crate::model::Qwen;
 use crate::params::Parameters;
-use crate::session::{End, Plan, Session, StepRecord};
-
-/// How a LoRA run moves. The defaults are those of common Qwen2.5 LoRA recipes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrainConfig {
-    /// How often each row is seen, unless `max_steps` says otherwise.
-    pub epochs: u32,
-    /// Optimiser steps; rows start over when they run out.
-    pub max_steps: Option<u64>,
-    /// Rows at once.
-    pub batch_size: usize,
-    /// Batches for one step. The loss is normalised by the supervised tokens of all of them together.
-    pub accumulation: usize,
-    /// The highest rate, reached after the warm-up.
-    pub learning_rate: f64,
-    /// Steps of a straight rise from 0; half a cosine down to 0 follows.
-    pub warmup_steps: u64,
-    /// Decoupled weight decay: 0.01, PyTorch's default.
-    pub weight_decay: f64,
-    /// Bound of the global gradient norm; 0 for none.
-    pub clip: f64,
-    /// Tokens of a row at most, and never more than the model's context.
-    pub max_length: usize,
-    /// A new order of the rows in each epoch, drawn from the seed; file order if false.
-    pub shuffle: bool,
-    /// What the adapters' start and the order of the rows are drawn from.
-    pub seed: u64,
-    /// Steps between two checkpoints; with 0 there is one only where a run is stopped.
-    pub checkpoint_every: u64,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            epochs: 1,
-            max_steps: None,
-            batch_size: 4,
-            accumulation: 1,
-            learning_rate: 2e-4,
-            warmup_steps: 10,
-            weight_decay: 0.01,
-            clip: 1.0,
-            max_length: 1024,
-            shuffle: true,
-            seed: 0,
-            checkpoint_every: 0,
-        }
-    }
-}
-
-impl TrainConfig {
-    fn check(&self) -> Result<()> {
-        let fault = |field, reason: &str| Err(TuneError::Setting { field, reason: reason.to_owned() });
-        let not_negative = |number: f64| number.is_finite() && number >= 0.0;
-        match self {
-            _ if !(1..=1 << 16).contains(&self.batch_size) => fault("batch_size", "is not between 1 and 65536"),
-            _ if !(1..=1 << 16).contains(&self.accumulation) => fault("accumulation", "is not between 1 and 65536"),
-            _ if self.max_length < 2 => fault("max_length", "is below 2"),
-            _ if self.max_steps == Some(0) => fault("max_steps", "is 0"),
-            _ if self.max_steps.is_none() && self.epochs == 0 => fault("epochs", "is 0"),
-            _ if !not_negative(self.learning_rate) => fault("learning_rate", "is not a number from 0"),
-            _ if !not_negative(self.weight_decay) => fault("weight_decay", "is not a number from 0"),
-            _ if !not_negative(self.clip) => fault("clip", "is not a number from 0"),
-            _ => Ok(()),
-        }
-    }
-
-    /// The last step of the last epoch is filled up with rows from the beginning.
-    fn steps(&self, rows: usize) -> u64 {
-        let width = (self.batch_size * self.accumulation) as u64;
-        self.max_steps.unwrap_or((rows as u64 * u64::from(self.epochs)).div_ceil(width))
-    }
-
-    fn plan(&self, rows: usize) -> Plan {
-        Plan {
-            steps: self.steps(rows),
-            warmup: self.warmup_steps,
-            rate: self.learning_rate,
-            decay: self.weight_decay,
-            clip: self.clip,
-            batch: self.batch_size,
-            accumulation: self.accumulation,
-            shuffle: self.shuffle,
-            seed: self.seed,
-        }
-    }
-}
-
-/// What happens while a run goes on.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum TrainEvent {
-    /// The rows are read; the first step follows.
-    Started {
-        /// Rows to learn from.
-        rows: usize,
-        /// Rows of which nothing was left to learn.
-        skipped: usize,
-        /// Rows that were shortened to `max_length`.
-        truncated: usize,
-        /// Steps of the whole run.
-        steps: u64,
-        /// Numbers that learn.
-        trainable_parameters: u64,
-    },
-    /// A row is left out.
-    Skipped {
-        /// Its line.
-        line: u64,
-        /// Why.
-        reason: String,
-    },
-    /// A step is done.
-    Step(StepRecord),
-    /// A checkpoint is written.
-    Checkpoint {
-        /// After this step.
-        step: u64,
-        /// Where.
-        path: PathBuf,
-    },
-}
-
-/// What a finished run amounted to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct TrainSummary {
-    /// Steps done.
-    pub steps: u64,
-    /// Rows learnt from.
-    pub rows: usize,
-    /// Rows of which nothing was left to learn.
-    pub skipped: usize,
-    /// Rows that were shortened.
-    pub truncated: usize,
-    /// Numbers that learnt.
-    pub trainable_parameters: u64,
-    /// Positions seen, padding included; see [`StepRecord::tokens`].
-    pub tokens: u64,
-    /// Tokens the losses were means over.
-    pub supervised_tokens: u64,
-    /// Time of all steps together.
-    pub seconds: f64,
-    /// `tokens / seconds`: comparable with trainers that compute their padding.
-    pub tokens_per_second: f64,
-    /// The same without the padding that was never computed.
-    pub unpadded_tokens_per_second: f64,
-    /// The most memory this process has had at once, where the system tells.
-    pub peak_rss_bytes: Option<u64>,
-    /// Loss of the first step.
-    pub first_loss: f64,
-    /// Loss of the last step.
-    pub last_loss: f64,
-}
+use crate::session::{End, Session, StepRecord};
+use crate::train_config::TrainConfig;
+use crate::train_log::{Log, TrainEvent, TrainSummary, peak_rss_bytes};
 
 /// Trains LoRA adapters on a base folder. The work is blocking and uses all cores; the result does not depend on them.
 ///
@@ -258,7 +103,7 @@ impl Trainer {
         let rows = self.rows(&folder, data, on_event)?;
         let mut model = folder.model()?;
         let start = self.start(&folder, &rows.samples, out)?;
-        start.lora.attach(&mut model, &start.parameters);
+        start.lora.attach(&mut model, &start.parameters.tracked());
         on_event(&TrainEvent::Started {
             rows: rows.samples.len(),
             skipped: rows.skipped,
@@ -280,7 +125,7 @@ impl Trainer {
     ) -> Result<TrainSummary> {
         let base = folder.path.display().to_string();
         let plan = self.config.plan(rows.samples.len());
-        let (steps, width) = (plan.steps, self.config.batch_size * self.config.accumulation);
+        let (steps, decay) = (plan.steps, plan.decay);
         let mut session = Session::new(plan, model, &start.parameters, self.cancel.clone());
         let mut state = State {
             step: 0,
@@ -291,17 +136,16 @@ impl Trainer {
             totals: Totals::default(),
         };
         if let Some((checkpoint, kept)) = &start.checkpoint {
-            session.optimizer = checkpoint::read_optimizer(checkpoint, &start.parameters, kept)?;
+            session.optimizer = checkpoint::read_optimizer(checkpoint, &start.parameters, kept.step, decay)?;
             (state.step, state.totals) = (kept.step, kept.totals);
         }
         let mut log = self.log.as_ref().map(|path| Log::open(path, state.step)).transpose()?;
-        let mean_length = rows.samples.iter().map(|sample| sample.length).sum::<usize>() as f64 / rows.samples.len() as f64;
-        let mut save = |state: &State, session: &Session<'_>| -> Result<PathBuf> {
+        let save = |state: &State, session: &Session<'_>| -> Result<PathBuf> {
             checkpoint::write(out, &base, state, &start.parameters, &session.optimizer)
         };
         let end = session.run(&rows.samples, |session, record| {
             state.step = record.step;
-            state.totals.add(&record, (mean_length * width as f64).round() as u64);
+            state.totals.add(&record, session.unpadded);
             if let Some(log) = &mut log {
                 log.write(&record)?;
             }
@@ -317,7 +161,7 @@ impl Trainer {
         if end == End::Cancelled {
             let path = save(&state, &session)?;
             on_event(&TrainEvent::Checkpoint { step: state.step, path: path.clone() });
-            return Err(TuneError::Cancelled { step: state.step, checkpoint: path });
+            return Err(TuneError::Cancelled { step: state.step, checkpoint: Some(path) });
         }
         adapter::write(out, &base, &start.lora, &start.parameters)?;
         Ok(summary(rows, &state, start.parameters.elements()))
@@ -395,12 +239,10 @@ impl Trainer {
             return Ok(());
         };
         asked.check()?;
-        let sorted = |config: &LoraConfig| {
-            let mut config = config.clone();
-            config.target_modules.sort();
-            config
-        };
-        if sorted(asked) == sorted(found) {
+        let targets = |config: &LoraConfig| config.target_modules.iter().cloned().collect::<BTreeSet<_>>();
+        // A number that went through a text may come back a last place off.
+        let same_scale = (asked.scale() / found.scale() - 1.0).abs() < 1e-12;
+        if same_scale && asked.rank == found.rank && targets(asked) == targets(found) {
             return Ok(());
         }
         let reason = format!("was made with {found:?}, but {asked:?} is asked for");
@@ -409,9 +251,10 @@ impl Trainer {
 
     fn check_resumable(&self, path: &Path, state: &State, data: &str, rows: usize) -> Result<()> {
         let fault = |reason: &str| Err(TuneError::Checkpoint { path: path.to_owned(), reason: reason.to_owned() });
-        // How often checkpoints are written changes nothing about what is learnt.
+        // How often checkpoints are written changes nothing about what is learnt. Both sides went
+        // through a text, which may move a number by a last place.
         let same = TrainConfig { checkpoint_every: self.config.checkpoint_every, ..state.config.clone() };
-        if same != self.config || state.steps != self.config.steps(rows) {
+        if same != self.config.read_back() || state.steps != self.config.steps(rows) {
             return fault("belongs to a run with other settings; resume with the same ones or train into another folder");
         }
         if state.data != data {
@@ -440,7 +283,7 @@ impl Totals {
             self.first_loss = record.loss;
         }
         self.tokens += record.tokens;
-        self.unpadded_tokens += unpadded.min(record.tokens);
+        self.unpadded_tokens += unpadded;
         self.supervised_tokens += record.supervised_tokens;
         self.seconds += record.seconds;
         self.last_loss = record.loss;
@@ -467,13 +310,6 @@ fn summary(rows: &Rows, state: &State, trainable_parameters: u64) -> TrainSummar
     }
 }
 
-/// `VmHWM`, which Linux keeps for every process.
-fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
 /// FNV-1a over all tokens and targets: enough to notice that the rows are other ones.
 fn fingerprint(samples: &[Sample]) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -491,29 +327,4 @@ fn fingerprint(samples: &[Sample]) -> String {
         });
     }
     format!("{hash:016x}")
-}
-
-/// The log: lines of steps after the one resumed from are forgotten, since they are taken again.
-struct Log {
-    path: PathBuf,
-    file: std::fs::File,
-}
-
-impl Log {
-    fn open(path: &Path, done: u64) -> Result<Self> {
-        let kept: Vec<StepRecord> = match done > 0 && path.is_file() {
-            true => jsonl::read(path)?.filter_map(Result::ok).filter(|line: &StepRecord| line.step <= done).collect(),
-            false => Vec::new(),
-        };
-        jsonl::write(path, kept)?;
-        let file = std::fs::OpenOptions::new().append(true).open(path);
-        let file = file.map_err(|error| TuneError::io("open", path, error))?;
-        Ok(Self { path: path.to_owned(), file })
-    }
-
-    fn write(&mut self, record: &StepRecord) -> Result<()> {
-        let mut line = serde_json::to_vec(record).expect("a plain struct is serialisable");
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(|error| TuneError::io("write", &self.path, error))
-    }
 }

@@ -86,7 +86,7 @@ impl Error {
             Self::Files(error) if error.is_bad_input() => Fault::Input,
             Self::Graph(error) if error.is_bad_input() => Fault::Input,
             #[cfg(feature = "tune")]
-            Self::Tune(because_tune::TuneError::Stopped { .. }) => Fault::Stopped,
+            Self::Tune(because_tune::TuneError::Cancelled { .. }) => Fault::Stopped,
             #[cfg(feature = "tune")]
             Self::Tune(error) if error.is_bad_input() => Fault::Input,
             Self::Settings { .. } | Self::Empty { .. } | Self::Unknown(_) | Self::Feature { .. } => Fault::Input,

@@ -15,7 +15,8 @@ pub(crate) struct Journal {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Entry {
     fingerprint: String,
-    outputs: BTreeMap<String, String>,
+    /// What was written, by its digest; `None` while the stage is at work.
+    outputs: Option<BTreeMap<String, String>>,
 }
 
 impl Journal {
@@ -40,12 +41,24 @@ impl Journal {
         let Some(entry) = self.stages.get(stage).filter(|entry| entry.fingerprint == fingerprint) else {
             return Ok(false);
         };
-        for (file, digest) in &entry.outputs {
+        let Some(outputs) = &entry.outputs else {
+            return Ok(false);
+        };
+        for (file, digest) in outputs {
             if file_digest(&project.path(file))? != *digest {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Notes that `stage` begins, and tells whether it had begun with the same fingerprint before, so that what it left
+    /// half done belongs to it.
+    pub(crate) fn begin(&mut self, stage: &str, fingerprint: &str) -> Result<bool> {
+        let entry = Entry { fingerprint: fingerprint.to_owned(), outputs: None };
+        let before = self.stages.insert(stage.to_owned(), entry);
+        self.save()?;
+        Ok(before.is_some_and(|before| before.fingerprint == fingerprint))
     }
 
     /// Notes that `stage` is done and what it wrote (paths in the project).
@@ -61,7 +74,11 @@ impl Journal {
             let name = output.strip_prefix(project.root()).unwrap_or(output);
             digests.insert(name.to_string_lossy().into_owned(), file_digest(output)?);
         }
-        self.stages.insert(stage.to_owned(), Entry { fingerprint, outputs: digests });
+        self.stages.insert(stage.to_owned(), Entry { fingerprint, outputs: Some(digests) });
+        self.save()
+    }
+
+    fn save(&self) -> Result<()> {
         jsonl::write_atomic(&self.path, |out| {
             serde_json::to_writer_pretty(&mut *out, &self.stages)?;
             out.write_all(b"\n")

@@ -76,7 +76,7 @@ pub use because_tune as tune;
 
 pub use error::{Error, Fault, Result};
 #[cfg(feature = "tune")]
-pub use pipeline::Explained;
+pub use pipeline::{Explained, base_of};
 pub use pipeline::{Event, Pairs, Pipeline, StageReport, StageStatus};
 pub use settings::{
     ContrastSettings, EvaluateSettings, LlmSettings, ProfileSettings, Settings, TrainSettings,

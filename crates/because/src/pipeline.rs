@@ -12,11 +12,13 @@ use because_llm::{ChatModel, ModelSpec, ModelStack, Stop, Store, StoreTotals};
 use serde::Serialize;
 
 use crate::journal::{Journal, fingerprint};
-use crate::{Error, Result, Settings};
+#[cfg(not(feature = "tune"))]
+use crate::Error;
+use crate::{Result, Settings};
 
 pub use contrast::Pairs;
 #[cfg(feature = "tune")]
-pub use tune::Explained;
+pub use tune::{Explained, base_of};
 
 /// The stages of an experiment over one project directory, each a method, and [`Pipeline::run`] for all of them in order.
 ///
@@ -217,13 +219,14 @@ impl Pipeline {
         }
     }
 
-    /// Does a stage unless it is done, and measures it. `work` returns what it found and the files it wrote.
+    /// Does a stage unless it is done, and measures it. `work` is told whether the same stage was begun before and not ended,
+    /// and returns what it found and the files it wrote.
     async fn stage<S: Serialize>(
         &self,
         name: &str,
         settings: &S,
         inputs: &[&Path],
-        work: impl AsyncFnOnce() -> Result<(serde_json::Value, Vec<PathBuf>)>,
+        work: impl AsyncFnOnce(bool) -> Result<(serde_json::Value, Vec<PathBuf>)>,
     ) -> Result<StageReport> {
         (self.events)(Event::Begin { stage: name });
         let begun = Instant::now();
@@ -233,7 +236,8 @@ impl Pipeline {
         let (status, detail) = if journal.is_done(&self.project, name, &fingerprint)? {
             (StageStatus::Kept, serde_json::Value::Null)
         } else {
-            let (detail, outputs) = work().await?;
+            let goes_on = journal.begin(name, &fingerprint)?;
+            let (detail, outputs) = work(goes_on).await?;
             journal.done(&self.project, name, fingerprint, &outputs)?;
             (StageStatus::Done, detail)
         };

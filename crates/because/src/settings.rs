@@ -146,10 +146,11 @@ impl Default for ContrastSettings {
 pub struct TrainSettings {
     /// A folder with a Qwen2.5 checkpoint, or `tiny`: a small model of that architecture made from the project's own texts.
     pub base: String,
-    /// Optimiser steps of LoRA at most; 0 for as many as the epochs have.
-    pub max_steps: usize,
-    /// Times that every example is seen, where `max_steps` does not end it before.
-    pub epochs: usize,
+    /// Optimiser steps of LoRA; as many as the epochs have where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Times that every example is seen, where `max_steps` does not say otherwise.
+    pub epochs: u32,
     /// Examples in a step.
     pub batch_size: usize,
     /// Batches whose gradients are added up before a step.
@@ -157,7 +158,7 @@ pub struct TrainSettings {
     /// The highest learning rate, reached after the warm-up.
     pub learning_rate: f64,
     /// Steps over which the learning rate rises.
-    pub warmup_steps: usize,
+    pub warmup_steps: u64,
     /// The rank of the adapter.
     pub rank: usize,
     /// The scale of the adapter times its rank.
@@ -167,16 +168,16 @@ pub struct TrainSettings {
     /// Tokens of an example at most.
     pub max_length: usize,
     /// Steps between two checkpoints from which a run that was killed goes on.
-    pub checkpoint_every: usize,
+    pub checkpoint_every: u64,
     /// Steps in which `tiny`'s own weights are made; not used with another base.
-    pub tiny_steps: usize,
+    pub tiny_steps: u64,
 }
 
 impl Default for TrainSettings {
     fn default() -> Self {
         Self {
             base: "tiny".into(),
-            max_steps: 0,
+            max_steps: None,
             epochs: 3,
             batch_size: 8,
             accumulation: 1,
@@ -190,6 +191,37 @@ impl Default for TrainSettings {
             max_length: 1024,
             checkpoint_every: 50,
             tiny_steps: 600,
+        }
+    }
+}
+
+#[cfg(feature = "tune")]
+impl TrainSettings {
+    /// The trainer's own settings.
+    #[must_use]
+    pub fn config(&self, seed: u64) -> because_tune::TrainConfig {
+        because_tune::TrainConfig {
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            batch_size: self.batch_size,
+            accumulation: self.accumulation,
+            learning_rate: self.learning_rate,
+            warmup_steps: self.warmup_steps,
+            max_length: self.max_length,
+            checkpoint_every: self.checkpoint_every,
+            seed,
+            ..because_tune::TrainConfig::default()
+        }
+    }
+
+    /// How the adapter looks.
+    #[must_use]
+    pub fn lora(&self) -> because_tune::LoraConfig {
+        because_tune::LoraConfig {
+            rank: self.rank,
+            alpha: self.alpha,
+            target_modules: self.target_modules.clone(),
+            ..because_tune::LoraConfig::default()
         }
     }
 }

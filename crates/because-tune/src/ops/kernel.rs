@@ -77,7 +77,7 @@ pub(super) fn with_storage<R>(tensor: &Tensor, work: impl FnOnce(&CpuStorage) ->
 }
 
 /// Lends the numbers of a tensor.
-pub(super) fn with_slice<R>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+pub(crate) fn with_slice<R>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let (guard, layout) = tensor.storage_and_layout();
     match &*guard {
         Storage::Cpu(storage) => work(slice(storage, layout)?),

@@ -59,7 +59,7 @@ impl Pipeline {
         let interactions = project.interactions_path();
         let profiles_path = project.profiles_path(profiles.layer());
         let items_path = project.path("items.jsonl");
-        let explain = async || {
+        let explain = async |_| {
             let graph = BipartiteGraph::from_project(project)?;
             let mut pairs = Vec::new();
             for wanted in wanted {
@@ -115,7 +115,7 @@ impl Pipeline {
             project.path("references.jsonl"),
         ];
         let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
-        let write = async || {
+        let write = async |_| {
             let graph = BipartiteGraph::from_project(project)?;
             let items = project.items()?;
             let titles: std::collections::HashMap<&str, &str> =

@@ -31,7 +31,7 @@ impl Pipeline {
             .concurrency(self.settings.llm.concurrency)
             .stop(self.stop.clone())
             .on_progress(|progress| self.progress(progress));
-        let written = async || {
+        let written = async |_| {
             let written = initial.run(&graph, &project.users()?, &project.items()?).await?;
             self.save_layer(&written)
         };
@@ -55,7 +55,7 @@ impl Pipeline {
         ]);
         for layer in 1..=settings.layers {
             let [initial, below] = [0, layer - 1].map(|layer| project.profiles_path(layer));
-            let written = async || {
+            let written = async |_| {
                 let written =
                     layers.layer(&graph, &project.profiles(0)?, &project.profiles(layer - 1)?).await?;
                 self.save_layer(&written)

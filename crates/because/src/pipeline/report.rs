@@ -31,7 +31,7 @@ impl Pipeline {
         let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
         let title = project.root().file_name().map_or_else(|| "because".into(), |name| name.to_string_lossy());
         let depends = json!([title, self.settings, StudentPrompt::default().fingerprint()]);
-        let write = async || {
+        let write = async |_| {
             let mut report = Report::new(title.clone()).settings(self.report_settings());
             let graph = BipartiteGraph::from_project(project)?;
             report = report.graph(serde_json::to_value(GraphStats::of(&graph)).unwrap_or_default());

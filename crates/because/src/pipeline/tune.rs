@@ -1,0 +1,272 @@
+use std::path::{Path, PathBuf};
+
+use because_contrast::StudentPrompt;
+use because_core::{ItemId, Node, Prediction, SftExample, Split, UserId, jsonl};
+use because_eval::{Evidence, LossPoint, evidence};
+use because_tune::{Decoding, TinyBase, TrainEvent, TrainSet, Trainer, TunedModel};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Event, Pipeline, StageReport};
+use crate::{Error, Result};
+
+/// How many explanations are written at once: enough to keep the cores busy, few enough for their caches to stay small.
+const AT_ONCE: usize = 32;
+
+/// One explanation of the tuned model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Explained {
+    /// Whom it is for.
+    pub user: UserId,
+    /// What it is about.
+    pub item: ItemId,
+    /// The item's name, if it has one.
+    pub title: Option<String>,
+    /// Why the item is recommended.
+    pub explanation: String,
+    /// What each sentence rests on.
+    pub evidence: Vec<Evidence>,
+    /// The profile of the user that the model read.
+    pub user_profile: String,
+    /// The profile of the item that the model read.
+    pub item_profile: String,
+    /// The folder of the base.
+    pub base: PathBuf,
+    /// The folder of the adapter.
+    pub adapter: PathBuf,
+}
+
+impl Pipeline {
+    /// Makes the base if it is `tiny`, then tunes it with LoRA on `sft.train.jsonl`, into `adapter/`. A run that was ended goes
+    /// on from its last checkpoint.
+    ///
+    /// # Errors
+    /// When the base cannot be read, there is nothing to learn from, or training fails.
+    pub async fn train(&self) -> Result<Vec<StageReport>> {
+        let mut reports = Vec::new();
+        if self.settings.train.base == "tiny" {
+            reports.push(self.tiny_base().await?);
+        }
+        reports.push(self.adapter().await?);
+        Ok(reports)
+    }
+
+    /// Lets the tuned model explain every example of `sft.test.jsonl`, into `predictions.jsonl`.
+    ///
+    /// # Errors
+    /// When there is nothing to explain, or the base or adapter cannot be read.
+    pub async fn predict(&self) -> Result<StageReport> {
+        let project = &self.project;
+        let (base, adapter) = (self.base_folder(), project.path("adapter"));
+        let examples_path = project.sft_path(Split::Test);
+        let weights = adapter.join("adapter_model.safetensors");
+        let depends = json!([self.settings.evaluate.max_tokens]);
+        let predict = async |_| {
+            let examples: Vec<SftExample> = jsonl::read_all(&examples_path)?;
+            if examples.is_empty() {
+                let reason = "sft.test.jsonl is empty: no test pair has a reference or an accepted explanation".to_owned();
+                return Err(Error::Empty { stage: "predict", reason });
+            }
+            let model = TunedModel::load(&base, Some(&adapter))?;
+            let decoding = Decoding::greedy(self.settings.evaluate.max_tokens);
+            let mut predictions = Vec::with_capacity(examples.len());
+            for batch in examples.chunks(AT_ONCE) {
+                if self.stop.is_requested() {
+                    return Err(Error::Stopped(format!("after {} of {} explanations", predictions.len(), examples.len())));
+                }
+                let prompts: Vec<_> = batch.iter().map(|example| example.prompt().to_vec()).collect();
+                let outputs = model.generate_batch(&prompts, &decoding)?.outputs;
+                predictions.extend(batch.iter().zip(outputs).map(|(example, output)| Prediction {
+                    user: example.user.clone(),
+                    item: example.item.clone(),
+                    prediction: output.text.trim().to_owned(),
+                    reference: example.answer().unwrap_or_default().to_owned(),
+                }));
+                let (done, total) = (predictions.len(), examples.len());
+                (self.events)(Event::Progress { what: "explanations", done, total });
+            }
+            let path = project.path("predictions.jsonl");
+            jsonl::write(&path, &predictions)?;
+            Ok((json!({ "predictions": predictions.len() }), vec![path]))
+        };
+        let inputs = [examples_path.as_path(), &weights, &base.join("config.json"), &base.join("tokenizer.json")];
+        self.stage("predict", &depends, &inputs, predict).await
+    }
+
+    /// Explains one pair with the tuned model, from the profiles of the last layer. `base` and `adapter` stand in for the one
+    /// that the adapter was trained on and for `adapter/`.
+    ///
+    /// # Errors
+    /// When one of the two has no profile, or the base or adapter cannot be read.
+    pub fn explain(
+        &self,
+        user: &UserId,
+        item: &ItemId,
+        base: Option<&Path>,
+        adapter: Option<&Path>,
+    ) -> Result<Explained> {
+        let profiles = self.last_profiles()?;
+        let profile = |node: Node| match profiles.summary(&node) {
+            Some(summary) => Ok(summary.to_owned()),
+            None => Err(Error::Unknown(node)),
+        };
+        let user_profile = profile(Node::User(user.clone()))?;
+        let item_profile = profile(Node::Item(item.clone()))?;
+        let title = self.project.items()?.into_iter().find(|row| row.item == *item).and_then(|row| row.title);
+        let adapter = adapter.map_or_else(|| self.project.path("adapter"), Path::to_owned);
+        if !adapter.is_dir() {
+            let hint = "train it with `because train` or `because run`";
+            return Err(because_core::Error::Missing { path: adapter, hint }.into());
+        }
+        let base = match base {
+            Some(base) => base.to_owned(),
+            None => base_of(&adapter)?,
+        };
+        let messages = StudentPrompt::default().messages(&user_profile, title.as_deref(), &item_profile);
+        let model = TunedModel::load(&base, Some(&adapter))?;
+        let answer = model.generate(&messages, &Decoding::greedy(self.settings.evaluate.max_tokens))?;
+        let explanation = answer.text.trim().to_owned();
+        Ok(Explained {
+            user: user.clone(),
+            item: item.clone(),
+            title,
+            evidence: evidence(&explanation, &user_profile, &item_profile),
+            explanation,
+            user_profile,
+            item_profile,
+            base,
+            adapter,
+        })
+    }
+
+    /// The folder of the base: the user's own, or the one that `tiny` is made in.
+    fn base_folder(&self) -> PathBuf {
+        match self.settings.train.base.as_str() {
+            "tiny" => self.project.path("base.tiny"),
+            folder => PathBuf::from(folder),
+        }
+    }
+
+    /// Makes the `tiny` base of the project, in `base.tiny/`, from its profiles and examples.
+    ///
+    /// # Errors
+    /// When there are no profiles or examples, or training fails.
+    pub async fn tiny_base(&self) -> Result<StageReport> {
+        let project = &self.project;
+        let folder = self.base_folder();
+        let layers = project.last_layer().map_or(0, |last| last + 1);
+        let mut inputs: Vec<PathBuf> = (0..layers).map(|layer| project.profiles_path(layer)).collect();
+        inputs.push(project.sft_path(Split::Train));
+        let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
+        let depends = json!([self.settings.seed, self.settings.train.tiny_steps]);
+        let make = async |_| {
+            let mut texts = Vec::new();
+            for layer in 0..layers {
+                texts.extend(project.profiles(layer)?.records().map(|record| record.profile.summary.clone()));
+            }
+            let tiny = TinyBase::new()
+                .seed(self.settings.seed)
+                .steps(self.settings.train.tiny_steps)
+                .examples(jsonl::read_all(&project.sft_path(Split::Train))?)
+                .cancel(self.stop.flag());
+            let mut steps = Steps::new("base", &*self.events);
+            let summary = tiny.build(texts, &folder, &mut |event| steps.show(event))?;
+            let files = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"];
+            Ok((serde_json::to_value(&summary).unwrap_or_default(), files.map(|name| folder.join(name)).to_vec()))
+        };
+        self.stage("base", &depends, &inputs, make).await
+    }
+
+    async fn adapter(&self) -> Result<StageReport> {
+        let (base, out) = (self.base_folder(), self.project.path("adapter"));
+        let data_path = self.project.sft_path(Split::Train);
+        if !data_path.exists() {
+            let hint = "make it with `because contrast`, then `because train`";
+            return Err(because_core::Error::Missing { path: data_path, hint }.into());
+        }
+        let (config, lora) = (self.settings.train.config(self.settings.seed), self.settings.train.lora());
+        let depends = json!([base, config, lora]);
+        let [config_file, tokenizer] = ["config.json", "tokenizer.json"].map(|name| base.join(name));
+        let weights = self.project.path("base.tiny/model.safetensors");
+        // A checkpoint of somebody else's may be 15 GB: it is known by its path and configuration.
+        let mut inputs = vec![data_path.as_path(), &config_file, &tokenizer];
+        if self.settings.train.base == "tiny" {
+            inputs.push(&weights);
+        }
+        let train = async |goes_on: bool| {
+            if !goes_on {
+                // Left by a run with other settings, data or base: nothing of it is of use here.
+                remove_checkpoints(&out)?;
+            }
+            let data = TrainSet::read(&data_path)?;
+            let log = self.project.path("train.log.jsonl");
+            let trainer = Trainer::new(config.clone()).lora(lora.clone());
+            let trainer = trainer.resume(goes_on).log(&log).cancel(self.stop.flag());
+            let mut steps = Steps::new("adapter", &*self.events);
+            let summary = trainer.run(&base, &data, &out, &mut |event| steps.show(event))?;
+            remove_checkpoints(&out)?;
+            let losses: Vec<LossPoint> = jsonl::read_all(&log)?;
+            jsonl::write(&self.losses_path(), &losses)?;
+            let mut files = ["adapter_config.json", "adapter_model.safetensors"].map(|name| out.join(name)).to_vec();
+            files.push(self.losses_path());
+            Ok((serde_json::to_value(&summary).unwrap_or_default(), files))
+        };
+        self.stage("train", &depends, &inputs, train).await
+    }
+}
+
+/// Tells training as the pipeline's own events.
+struct Steps<'a> {
+    what: &'a str,
+    total: usize,
+    events: &'a (dyn Fn(Event<'_>) + Send + Sync),
+}
+
+impl<'a> Steps<'a> {
+    fn new(what: &'a str, events: &'a (dyn Fn(Event<'_>) + Send + Sync)) -> Self {
+        Self { what, total: 0, events }
+    }
+
+    fn show(&mut self, event: &TrainEvent) {
+        let what = self.what;
+        match event {
+            TrainEvent::Started { steps, .. } => self.total = *steps as usize,
+            TrainEvent::Step(record) => {
+                (self.events)(Event::Loss { what, step: record.step as usize, total: self.total, loss: record.loss });
+            }
+            TrainEvent::Skipped { line, reason } => tracing::warn!(what, line, reason, "example left out"),
+            _ => {}
+        }
+    }
+}
+
+/// The base that an adapter was trained on, as its configuration names it.
+///
+/// # Errors
+/// When the folder holds no `adapter_config.json`, or it names no base.
+pub fn base_of(adapter: &Path) -> Result<PathBuf> {
+    let path = adapter.join("adapter_config.json");
+    let bytes = std::fs::read(&path).map_err(|source| because_core::Error::io("read", &path, source))?;
+    let config: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    match config["base_model_name_or_path"].as_str() {
+        Some(base) => Ok(PathBuf::from(base)),
+        None => Err(because_core::Error::Line {
+            path,
+            line: 1,
+            reason: "base_model_name_or_path: names no base; say which with --base".into(),
+        }
+        .into()),
+    }
+}
+
+fn remove_checkpoints(adapter: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(adapter) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with("checkpoint-") {
+            let path = entry.path();
+            std::fs::remove_dir_all(&path).map_err(|source| because_core::Error::io("remove", &path, source))?;
+        }
+    }
+    Ok(())
+}
