@@ -190,7 +190,7 @@ impl Default for TrainSettings {
                 .to_vec(),
             max_length: 1024,
             checkpoint_every: 50,
-            tiny_steps: 600,
+            tiny_steps: 300,
         }
     }
 }

@@ -168,7 +168,7 @@ impl Pipeline {
             let tiny = TinyBase::new()
                 .seed(self.settings.seed)
                 .steps(self.settings.train.tiny_steps)
-                .examples(jsonl::read_all(&project.sft_path(Split::Train))?)
+                .examples(self.chats_about_profiles()?)
                 .cancel(self.stop.flag());
             let mut steps = Steps::new("base", &*self.events);
             let summary = tiny.build(texts, &folder, &mut |event| steps.show(event))?;
@@ -176,6 +176,20 @@ impl Pipeline {
             Ok((serde_json::to_value(&summary).unwrap_or_default(), files.map(|name| folder.join(name)).to_vec()))
         };
         self.stage("base", &depends, &inputs, make).await
+    }
+
+    /// The questions of the train examples, each answered with the item's own profile: they teach a base the form of a chat
+    /// and nothing of the explanations, which are the adapter's to learn.
+    fn chats_about_profiles(&self) -> Result<Vec<SftExample>> {
+        let profiles = self.last_profiles()?;
+        let mut examples: Vec<SftExample> = jsonl::read_all(&self.project.sft_path(Split::Train))?;
+        for example in &mut examples {
+            let profile = example.item.as_ref().and_then(|item| profiles.summary(&Node::Item(item.clone())));
+            if let (Some(answer), Some(profile)) = (example.messages.last_mut(), profile) {
+                profile.clone_into(&mut answer.content);
+            }
+        }
+        Ok(examples)
     }
 
     async fn adapter(&self) -> Result<StageReport> {
@@ -186,7 +200,7 @@ impl Pipeline {
             return Err(because_core::Error::Missing { path: data_path, hint }.into());
         }
         let (config, lora) = (self.settings.train.config(self.settings.seed), self.settings.train.lora());
-        let depends = json!([base, config, lora]);
+        let depends = json!([self.settings.train.base, config, lora]);
         let [config_file, tokenizer] = ["config.json", "tokenizer.json"].map(|name| base.join(name));
         let weights = self.project.path("base.tiny/model.safetensors");
         // A checkpoint of somebody else's may be 15 GB: it is known by its path and configuration.
@@ -250,7 +264,12 @@ pub fn base_of(adapter: &Path) -> Result<PathBuf> {
     let bytes = std::fs::read(&path).map_err(|source| because_core::Error::io("read", &path, source))?;
     let config: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
     match config["base_model_name_or_path"].as_str() {
-        Some(base) => Ok(PathBuf::from(base)),
+        Some(base) => {
+            let named = PathBuf::from(base);
+            // A project that was moved, or is looked at from another folder, still has its base beside its adapter.
+            let beside = adapter.parent().and_then(|project| Some(project.join(named.file_name()?)));
+            Ok(beside.filter(|beside| !named.is_dir() && beside.is_dir()).unwrap_or(named))
+        }
         None => Err(because_core::Error::Line {
             path,
             line: 1,
