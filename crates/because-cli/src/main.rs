@@ -18,7 +18,11 @@ use crate::output::Output;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // async-openai logs whole answers that it cannot read; what is wrong with them is in our own error.
-    let default = if cli.quiet { "error,async_openai=off" } else { "warn,async_openai=off" };
+    let default = if cli.quiet {
+        "error,async_openai=off"
+    } else {
+        "warn,async_openai=off"
+    };
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default)),

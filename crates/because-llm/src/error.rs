@@ -82,10 +82,11 @@ impl ChatError {
     }
 
     /// Whether every other call would fail in the same way, so that a run should stop instead of going on: a wrong key,
-    /// an empty account, an unknown model, an answer store that cannot be written.
+    /// an empty account, an unknown model, an answer store that cannot be written, a recording of
+    /// another run.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::Store { .. })
+        matches!(self, Self::Store { .. } | Self::NotRecorded { .. })
             || matches!(
                 self,
                 Self::Permanent {

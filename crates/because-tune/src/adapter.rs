@@ -85,8 +85,11 @@ pub(crate) fn read(folder: &Path, model: &QwenConfig) -> Result<(LoraConfig, Par
     Ok((lora, Parameters::new(parameters)?))
 }
 
+/// Shape and values by name.
+pub(crate) type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// All tensors of a safetensors file, as f32.
-pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>> {
+pub(crate) fn read_tensors(path: &Path) -> Result<Tensors> {
     let fault = |reason: String| TuneError::Adapter { path: path.to_owned(), reason };
     let bytes = std::fs::read(path).map_err(|error| TuneError::io("read", path, error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| fault(error.to_string()))?;
@@ -104,7 +107,7 @@ type Named = (String, Vec<usize>, Vec<f32>);
 fn parameters(
     lora: &LoraConfig,
     model: &QwenConfig,
-    mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    mut tensors: Tensors,
 ) -> Result<Vec<Named>, String> {
     let mut found = Vec::new();
     for pair in lora.pairs(model) {
@@ -146,10 +149,11 @@ fn parse_config(config: &Value) -> Result<LoraConfig, String> {
         Value::Object(fields) => fields.is_empty(),
         _ => false,
     };
-    const REFUSED: [&str; 13] = [
+    const REFUSED: [&str; 19] = [
         "use_dora", "use_qalora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "fan_in_fan_out",
         "layers_to_transform", "exclude_modules", "target_parameters", "trainable_token_indices", "lora_bias",
-        "megatron_config",
+        "megatron_config", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
+        "velora_config",
     ];
     if let Some(name) = REFUSED.into_iter().find(|name| get(name).is_some_and(|value| !empty(value))) {
         return Err(format!("{name}: {} is not supported", config[name]));

@@ -24,6 +24,8 @@
 //!
 //! What it does not do: it trains no quantised model, runs no GGUF file, downloads nothing and sees no graph.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
+
 mod adapter;
 mod base;
 mod chat;
@@ -38,6 +40,8 @@ mod model;
 mod ops;
 mod optim;
 mod params;
+#[cfg(test)]
+mod parity;
 mod session;
 mod template;
 mod tiny;

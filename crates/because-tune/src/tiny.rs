@@ -91,7 +91,7 @@ impl Default for TinyBase {
 }
 
 impl TinyBase {
-    /// 300 steps from seed 0, which two cores do in about a minute and a half.
+    /// 300 steps from seed 0, which two cores do in about a minute.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -104,7 +104,7 @@ impl TinyBase {
         self
     }
 
-    /// Steps of 2,048 tokens; the time does not depend on how much text there is.
+    /// Steps of 1,024 tokens; the time does not depend on how much text there is.
     #[must_use]
     pub fn steps(mut self, steps: u64) -> Self {
         self.steps = steps;
@@ -222,7 +222,7 @@ impl TinyBase {
             rate: 3e-3,
             decay: 0.01,
             clip: 1.0,
-            batch: 8,
+            batch: 4,
             accumulation: 1,
             shuffle: true,
             seed: self.seed,
@@ -351,8 +351,16 @@ fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A chat over a tokenizer made from a few words.
+    pub(crate) fn chat() -> Chat {
+        let folder = tempfile::tempdir().unwrap();
+        let texts = ["be kind word word why this one it fits system user assistant word".to_owned()];
+        let vocabulary = TinyBase::new().vocab_size(400).tokenizer(&texts, folder.path()).unwrap();
+        Chat::read(folder.path(), &config(&vocabulary)).unwrap()
+    }
 
     #[test]
     fn windows_predict_every_token_but_the_first_once() {

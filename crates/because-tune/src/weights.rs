@@ -193,4 +193,48 @@ mod tests {
             assert!(error.contains("is not a plain file name"), "{error}");
         }
     }
+
+    #[test]
+    fn shards_of_bf16_give_the_values_of_one_file_of_f32() {
+        use crate::adapter::{read_tensors, write_tensors};
+
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/base");
+        let config = QwenConfig::read(&base.join("config.json")).unwrap();
+        let all = read_tensors(&base.join("model.safetensors")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut map = BTreeMap::new();
+        for shard in [0, 1] {
+            let name = format!("model-{shard}.safetensors");
+            let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = all
+                .iter()
+                .skip(shard)
+                .step_by(2)
+                .map(|(name, (shape, values))| {
+                    let halves = values.iter().flat_map(|value| ((value.to_bits() >> 16) as u16).to_le_bytes());
+                    (name.clone(), shape.clone(), halves.collect())
+                })
+                .collect();
+            let views = bytes
+                .iter()
+                .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::BF16, shape.clone(), bytes).unwrap()));
+            let file = safetensors::serialize(views, None).unwrap();
+            std::fs::write(folder.path().join(&name), file).unwrap();
+            map.extend(bytes.into_iter().map(|(tensor, _, _)| (tensor, name.clone())));
+        }
+        let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
+        std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        let mut read = Weights::read(folder.path(), &config).unwrap();
+        for (name, (_, values)) in &all {
+            let rounded: Vec<f32> = values.iter().map(|v| f32::from_bits(v.to_bits() & 0xffff_0000)).collect();
+            assert_eq!(crate::ops::values(&read.take(name)).unwrap(), rounded, "{name}");
+        }
+        // A file that lacks one tensor names it.
+        let but_one = all.iter().filter(|(name, _)| *name != "model.norm.weight");
+        let but_one: Vec<_> =
+            but_one.map(|(name, (shape, values))| (name.clone(), shape.clone(), values.clone())).collect();
+        let other = tempfile::tempdir().unwrap();
+        write_tensors(&other.path().join("model.safetensors"), &but_one, []).unwrap();
+        let error = Weights::read(other.path(), &config).err().unwrap().to_string();
+        assert!(error.contains("tensor model.norm.weight is missing"), "{error}");
+    }
 }

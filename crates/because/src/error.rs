@@ -89,7 +89,10 @@ impl Error {
             Self::Tune(because_tune::TuneError::Cancelled { .. }) => Fault::Stopped,
             #[cfg(feature = "tune")]
             Self::Tune(error) if error.is_bad_input() => Fault::Input,
-            Self::Settings { .. } | Self::Empty { .. } | Self::Unknown(_) | Self::Feature { .. } => Fault::Input,
+            Self::Settings { .. }
+            | Self::Empty { .. }
+            | Self::Unknown(_)
+            | Self::Feature { .. } => Fault::Input,
             Self::Profile(because_propagate::Error::Prompt { .. })
             | Self::Contrast(
                 because_contrast::Error::Prompt { .. }

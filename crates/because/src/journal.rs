@@ -24,7 +24,8 @@ impl Journal {
     /// calls are in the answer store.
     pub(crate) fn open(project: &Project) -> Result<Self> {
         let folder = project.path(".because");
-        std::fs::create_dir_all(&folder).map_err(|source| because_core::Error::io("create", &folder, source))?;
+        std::fs::create_dir_all(&folder)
+            .map_err(|source| because_core::Error::io("create", &folder, source))?;
         let path = folder.join("stages.json");
         let stages = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
@@ -37,8 +38,17 @@ impl Journal {
     }
 
     /// Whether `stage` was done with this fingerprint and its outputs are untouched.
-    pub(crate) fn is_done(&self, project: &Project, stage: &str, fingerprint: &str) -> Result<bool> {
-        let Some(entry) = self.stages.get(stage).filter(|entry| entry.fingerprint == fingerprint) else {
+    pub(crate) fn is_done(
+        &self,
+        project: &Project,
+        stage: &str,
+        fingerprint: &str,
+    ) -> Result<bool> {
+        let Some(entry) = self
+            .stages
+            .get(stage)
+            .filter(|entry| entry.fingerprint == fingerprint)
+        else {
             return Ok(false);
         };
         let Some(outputs) = &entry.outputs else {
@@ -55,7 +65,10 @@ impl Journal {
     /// Notes that `stage` begins, and tells whether it had begun with the same fingerprint before, so that what it left
     /// half done belongs to it.
     pub(crate) fn begin(&mut self, stage: &str, fingerprint: &str) -> Result<bool> {
-        let entry = Entry { fingerprint: fingerprint.to_owned(), outputs: None };
+        let entry = Entry {
+            fingerprint: fingerprint.to_owned(),
+            outputs: None,
+        };
         let before = self.stages.insert(stage.to_owned(), entry);
         self.save()?;
         Ok(before.is_some_and(|before| before.fingerprint == fingerprint))
@@ -74,7 +87,13 @@ impl Journal {
             let name = output.strip_prefix(project.root()).unwrap_or(output);
             digests.insert(name.to_string_lossy().into_owned(), file_digest(output)?);
         }
-        self.stages.insert(stage.to_owned(), Entry { fingerprint, outputs: Some(digests) });
+        self.stages.insert(
+            stage.to_owned(),
+            Entry {
+                fingerprint,
+                outputs: Some(digests),
+            },
+        );
         self.save()
     }
 
@@ -87,8 +106,15 @@ impl Journal {
 }
 
 /// What a stage depends on, in one string: its name, its settings and the bytes of its inputs.
-pub(crate) fn fingerprint(stage: &str, settings: &impl Serialize, inputs: &[&Path]) -> Result<String> {
-    let digests = inputs.iter().map(|input| file_digest(input)).collect::<Result<Vec<_>>>()?;
+pub(crate) fn fingerprint(
+    stage: &str,
+    settings: &impl Serialize,
+    inputs: &[&Path],
+) -> Result<String> {
+    let digests = inputs
+        .iter()
+        .map(|input| file_digest(input))
+        .collect::<Result<Vec<_>>>()?;
     let whole = serde_json::json!([stage, settings, digests]).to_string();
     Ok(blake3::hash(whole.as_bytes()).to_hex().to_string())
 }
@@ -99,16 +125,23 @@ mod tests {
 
     #[test]
     fn a_stage_is_done_until_its_settings_inputs_or_outputs_change() -> Result<()> {
-        let folder = tempfile::tempdir().map_err(|source| because_core::Error::io("create", "temporary", source))?;
+        let folder = tempfile::tempdir()
+            .map_err(|source| because_core::Error::io("create", "temporary", source))?;
         let project = Project::new(folder.path());
         let [input, output] = ["in", "out"].map(|name| project.path(name));
         let write = |path: &Path, text: &str| {
-            std::fs::write(path, text).map_err(|source| because_core::Error::io("write", path, source))
+            std::fs::write(path, text)
+                .map_err(|source| because_core::Error::io("write", path, source))
         };
         write(&input, "1")?;
         write(&output, "a")?;
         let first = fingerprint("stage", &7, &[&input])?;
-        Journal::open(&project)?.done(&project, "stage", first.clone(), std::slice::from_ref(&output))?;
+        Journal::open(&project)?.done(
+            &project,
+            "stage",
+            first.clone(),
+            std::slice::from_ref(&output),
+        )?;
 
         let journal = Journal::open(&project)?;
         assert!(journal.is_done(&project, "stage", &first)?);

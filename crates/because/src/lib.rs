@@ -75,9 +75,9 @@ pub use because_propagate as propagate;
 pub use because_tune as tune;
 
 pub use error::{Error, Fault, Result};
+pub use pipeline::{Event, Pairs, Pipeline, StageReport, StageStatus};
 #[cfg(feature = "tune")]
 pub use pipeline::{Explained, base_of};
-pub use pipeline::{Event, Pairs, Pipeline, StageReport, StageStatus};
 pub use settings::{
     ContrastSettings, EvaluateSettings, LlmSettings, ProfileSettings, Settings, TrainSettings,
 };

@@ -11,9 +11,9 @@ use because_core::Project;
 use because_llm::{ChatModel, ModelSpec, ModelStack, Stop, Store, StoreTotals};
 use serde::Serialize;
 
-use crate::journal::{Journal, fingerprint};
 #[cfg(not(feature = "tune"))]
 use crate::Error;
+use crate::journal::{Journal, fingerprint};
 use crate::{Result, Settings};
 
 pub use contrast::Pairs;
@@ -34,7 +34,10 @@ pub struct Pipeline {
 
 impl std::fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pipeline").field("project", &self.project).field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Pipeline")
+            .field("project", &self.project)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -101,7 +104,12 @@ impl Pipeline {
     /// The pipeline of this project, with these settings.
     #[must_use]
     pub fn new(project: Project, settings: Settings) -> Self {
-        Self { project, settings, stop: Stop::default(), events: Box::new(|_| {}) }
+        Self {
+            project,
+            settings,
+            stop: Stop::default(),
+            events: Box::new(|_| {}),
+        }
     }
 
     /// The pipeline of a directory, with the settings of its `because.toml` or, where it has none, the defaults.
@@ -118,7 +126,11 @@ impl Pipeline {
             .into());
         }
         let path = project.path("because.toml");
-        let settings = if path.exists() { Settings::load(&path)? } else { Settings::default() };
+        let settings = if path.exists() {
+            Settings::load(&path)?
+        } else {
+            Settings::default()
+        };
         Ok(Self::new(project, settings))
     }
 
@@ -210,11 +222,15 @@ impl Pipeline {
                 Ok(Box::new(builder.build()?))
             }
             #[cfg(feature = "tune")]
-            ModelSpec::Qwen { base, adapter } => {
-                Ok(Box::new(because_tune::TunedModel::load(Path::new(base), adapter.as_deref())?))
-            }
+            ModelSpec::Qwen { base, adapter } => Ok(Box::new(because_tune::TunedModel::load(
+                Path::new(base),
+                adapter.as_deref(),
+            )?)),
             #[cfg(not(feature = "tune"))]
-            ModelSpec::Qwen { .. } => Err(Error::Feature { what: spec.to_string(), feature: "tune" }),
+            ModelSpec::Qwen { .. } => Err(Error::Feature {
+                what: spec.to_string(),
+                feature: "tune",
+            }),
             other => Ok(other.open()?),
         }
     }
@@ -253,10 +269,13 @@ impl Pipeline {
     }
 
     fn last_profiles(&self) -> Result<because_core::Profiles> {
-        let layer = self.project.last_layer().ok_or_else(|| because_core::Error::Missing {
-            path: self.project.profiles_path(0),
-            hint: "make it with `because profile`",
-        })?;
+        let layer = self
+            .project
+            .last_layer()
+            .ok_or_else(|| because_core::Error::Missing {
+                path: self.project.profiles_path(0),
+                hint: "make it with `because profile`",
+            })?;
         Ok(self.project.profiles(layer)?)
     }
 }
@@ -271,7 +290,9 @@ mod memory {
 
     pub(super) fn peak() -> Option<u64> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
         let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
         Some(kilobytes * 1024)
     }

@@ -126,7 +126,12 @@ pub struct ContrastSettings {
 
 impl Default for ContrastSettings {
     fn default() -> Self {
-        let Contrast { hard, random, max_attempts, .. } = Contrast::default();
+        let Contrast {
+            hard,
+            random,
+            max_attempts,
+            ..
+        } = Contrast::default();
         Self {
             hard,
             random,
@@ -155,8 +160,10 @@ pub struct TrainSettings {
     pub batch_size: usize,
     /// Batches whose gradients are added up before a step.
     pub accumulation: usize,
-    /// The highest learning rate, reached after the warm-up.
-    pub learning_rate: f64,
+    /// The highest learning rate, reached after the warm-up. Where it is not said: 2e-4, common for LoRA on Qwen2.5, or 3e-3
+    /// for `tiny`, whose adapters have far fewer numbers to move.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
     /// Steps over which the learning rate rises.
     pub warmup_steps: u64,
     /// The rank of the adapter.
@@ -181,17 +188,34 @@ impl Default for TrainSettings {
             epochs: 3,
             batch_size: 8,
             accumulation: 1,
-            learning_rate: 2e-4,
+            learning_rate: None,
             warmup_steps: 10,
-            rank: 8,
-            alpha: 16.0,
-            target_modules: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-                .map(str::to_owned)
-                .to_vec(),
+            rank: 16,
+            alpha: 32.0,
+            target_modules: [
+                "q_proj",
+                "k_proj",
+                "v_proj",
+                "o_proj",
+                "gate_proj",
+                "up_proj",
+                "down_proj",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             max_length: 1024,
             checkpoint_every: 50,
             tiny_steps: 300,
         }
+    }
+}
+
+impl TrainSettings {
+    /// The learning rate that was said, or the one for this base.
+    #[must_use]
+    pub fn learning_rate(&self) -> f64 {
+        self.learning_rate
+            .unwrap_or(if self.base == "tiny" { 3e-3 } else { 2e-4 })
     }
 }
 
@@ -205,7 +229,7 @@ impl TrainSettings {
             max_steps: self.max_steps,
             batch_size: self.batch_size,
             accumulation: self.accumulation,
-            learning_rate: self.learning_rate,
+            learning_rate: self.learning_rate(),
             warmup_steps: self.warmup_steps,
             max_length: self.max_length,
             checkpoint_every: self.checkpoint_every,
@@ -239,7 +263,10 @@ pub struct EvaluateSettings {
 
 impl Default for EvaluateSettings {
     fn default() -> Self {
-        Self { max_tokens: 128, samples: 6 }
+        Self {
+            max_tokens: 128,
+            samples: 6,
+        }
     }
 }
 
@@ -249,8 +276,12 @@ impl Settings {
     /// # Errors
     /// When it cannot be read, is not TOML, or has a setting of another name or type; the message has the line.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| because_core::Error::io("read", path, source))?;
-        toml::from_str(&text).map_err(|source| Error::Settings { path: path.to_owned(), source: Box::new(source) })
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| because_core::Error::io("read", path, source))?;
+        toml::from_str(&text).map_err(|source| Error::Settings {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
     }
 
     /// Writes every setting, also those at their default.
@@ -258,8 +289,14 @@ impl Settings {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let text = toml::to_string_pretty(self).map_err(|error| {
-            because_core::Error::io("write", path, std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+        let mut whole = self.clone();
+        whole.train.learning_rate = Some(whole.train.learning_rate());
+        let text = toml::to_string_pretty(&whole).map_err(|error| {
+            because_core::Error::io(
+                "write",
+                path,
+                std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+            )
         })?;
         jsonl::write_atomic(path, |out| out.write_all(text.as_bytes()))?;
         Ok(())
@@ -275,6 +312,9 @@ impl std::str::FromStr for Settings {
 
     fn from_str(text: &str) -> Result<Self> {
         let path = PathBuf::from("because.toml");
-        toml::from_str(text).map_err(|source| Error::Settings { path, source: Box::new(source) })
+        toml::from_str(text).map_err(|source| Error::Settings {
+            path,
+            source: Box::new(source),
+        })
     }
 }

@@ -27,11 +27,22 @@ pub(super) async fn run(args: Run, output: &Output, stop: &Stop) -> Result<()> {
 
 pub(super) async fn train(args: Train, output: &Output, stop: &Stop) -> Result<()> {
     let is_project = args.data.is_dir();
-    let root = if is_project { args.data.clone() } else { folder_of(&args.data) };
+    let root = if is_project {
+        args.data.clone()
+    } else {
+        folder_of(&args.data)
+    };
     let (mut pipeline, progress) = if is_project {
         watched(Pipeline::open(&root)?, output, stop)
     } else {
-        watched(Pipeline::new(because::core::Project::new(&root), because::Settings::default()), output, stop)
+        watched(
+            Pipeline::new(
+                because::core::Project::new(&root),
+                because::Settings::default(),
+            ),
+            output,
+            stop,
+        )
     };
     args.tuning.apply(&mut pipeline);
     set(&mut pipeline.settings_mut().seed, args.seed);
@@ -80,17 +91,25 @@ pub(super) async fn train(args: Train, output: &Output, stop: &Stop) -> Result<(
     let summary = trainer.run(&base, &data, &out, &mut shown("adapter", &progress));
     progress.finish();
     let summary = serde_json::to_value(summary?).unwrap_or_default();
-    output.result(&summary, || format!("{}: {}", out.display(), said(&summary)));
+    output.result(&summary, || {
+        format!("{}: {}", out.display(), said(&summary))
+    });
     Ok(())
 }
 
 pub(super) fn generate(args: &Generate, output: &Output) -> Result<()> {
-    let model = TunedModel::load(&base(&args.base, args.adapter.as_deref())?, args.adapter.as_deref())?;
+    let model = TunedModel::load(
+        &base(&args.base, args.adapter.as_deref())?,
+        args.adapter.as_deref(),
+    )?;
     let prompts: Vec<Vec<Message>> = match (&args.prompt, &args.data) {
         (Some(prompt), _) => vec![vec![Message::new("user", prompt)]],
         (None, Some(data)) => {
             let examples: Vec<SftExample> = jsonl::read_all(data)?;
-            examples.iter().map(|example| example.prompt().to_vec()).collect()
+            examples
+                .iter()
+                .map(|example| example.prompt().to_vec())
+                .collect()
         }
         (None, None) => Vec::new(),
     };
@@ -100,17 +119,33 @@ pub(super) fn generate(args: &Generate, output: &Output) -> Result<()> {
         decoding.seed = args.seed;
     }
     let generations = model.generate_batch(&prompts, &decoding)?;
-    let texts = || generations.outputs.iter().map(|output| output.text.clone() + "\n").collect();
+    let texts = || {
+        generations
+            .outputs
+            .iter()
+            .map(|output| output.text.clone() + "\n")
+            .collect()
+    };
     output.result(&generations, texts);
     Ok(())
 }
 
 pub(super) fn explain(args: Explain, output: &Output) -> Result<()> {
     let mut pipeline = Pipeline::open(args.dir)?;
-    set(&mut pipeline.settings_mut().evaluate.max_tokens, args.max_tokens);
-    let base = args.base.map(|name| base(&name, args.adapter.as_deref())).transpose()?;
-    let explained =
-        pipeline.explain(&args.user.into(), &args.item.into(), base.as_deref(), args.adapter.as_deref())?;
+    set(
+        &mut pipeline.settings_mut().evaluate.max_tokens,
+        args.max_tokens,
+    );
+    let base = args
+        .base
+        .map(|name| base(&name, args.adapter.as_deref()))
+        .transpose()?;
+    let explained = pipeline.explain(
+        &args.user.into(),
+        &args.item.into(),
+        base.as_deref(),
+        args.adapter.as_deref(),
+    )?;
     output.result(&explained, || {
         let mut text = format!("{}\n", explained.explanation);
         for evidence in &explained.evidence {
@@ -147,7 +182,12 @@ fn shown<'a>(what: &'a str, progress: &'a Progress) -> impl FnMut(&TrainEvent) +
     move |event| match event {
         TrainEvent::Started { steps, .. } => total = *steps as usize,
         TrainEvent::Step(record) => {
-            progress.show(&Event::Loss { what, step: record.step as usize, total, loss: record.loss });
+            progress.show(&Event::Loss {
+                what,
+                step: record.step as usize,
+                total,
+                loss: record.loss,
+            });
         }
         _ => {}
     }
@@ -157,13 +197,11 @@ impl Tuning {
     fn apply(self, pipeline: &mut Pipeline) {
         let train = &mut pipeline.settings_mut().train;
         set(&mut train.base, self.base);
-        if self.max_steps.is_some() {
-            train.max_steps = self.max_steps;
-        }
+        train.max_steps = self.max_steps.or(train.max_steps);
         set(&mut train.epochs, self.epochs);
         set(&mut train.batch_size, self.batch_size);
         set(&mut train.accumulation, self.accumulation);
-        set(&mut train.learning_rate, self.learning_rate);
+        train.learning_rate = self.learning_rate.or(train.learning_rate);
         set(&mut train.warmup_steps, self.warmup_steps);
         set(&mut train.rank, self.rank);
         set(&mut train.alpha, self.alpha);

@@ -42,7 +42,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A project of nine users who each like three of nine games, written as raw rows and imported.
+/// A project of nine users who each know four of nine games, written as raw rows and imported.
 fn small_project(folder: &Path) -> std::path::PathBuf {
     let likes = [
         "trading goods",
@@ -55,7 +55,7 @@ fn small_project(folder: &Path) -> std::path::PathBuf {
     let mut rows = String::new();
     for user in 0..9 {
         for step in 0..4 {
-            let item = (user * 2 + step * 3) % 9;
+            let item = (user * 2 + step * 2) % 9;
             let split = ["train", "train", "test", "valid"][(user + step) % 4];
             let (one, two) = (likes[item % 6], likes[(item + 1) % 6]);
             rows += &format!(

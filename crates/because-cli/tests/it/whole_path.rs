@@ -62,7 +62,8 @@ fn copy(from: &Path, to: &Path) {
 fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let project = small_project(folder.path());
-    let killed = folder.path().join("killed");
+    // Under the same name: a report is headed with that of its folder.
+    let killed = folder.path().join("killed/project");
     copy(&project, &killed);
 
     json(&[&["run", text(&project)][..], &SMALL].concat());

@@ -1,7 +1,9 @@
 use std::path::PathBuf;
 
 use because_contrast::{Contrast, Explainer, StudentPrompt};
-use because_core::{Explanation, ItemId, Node, Profiles, Reference, Role, SftExample, Side, Split, UserId, jsonl};
+use because_core::{
+    Explanation, ItemId, Node, Profiles, Reference, Role, SftExample, Side, Split, UserId, jsonl,
+};
 use because_graph::{BipartiteGraph, ItemCosine};
 use serde_json::json;
 
@@ -23,7 +25,12 @@ impl Pipeline {
     /// # Errors
     /// When there are no profiles, no such pairs, or the model can no longer be asked.
     pub async fn contrast(&self, pairs: Pairs) -> Result<StageReport> {
-        self.contrast_stage(&format!("contrast {}", pairs.split), &[pairs], Keep::OtherSplits).await
+        self.contrast_stage(
+            &format!("contrast {}", pairs.split),
+            &[pairs],
+            Keep::OtherSplits,
+        )
+        .await
     }
 
     /// CPEG over the pairs that the settings ask for. Test pairs are explained only where the data brings no reference
@@ -34,16 +41,31 @@ impl Pipeline {
     pub async fn contrast_all(&self) -> Result<StageReport> {
         let settings = &self.settings.contrast;
         let mut wanted = vec![
-            Pairs { split: Split::Train, limit: Some(settings.train_limit) },
-            Pairs { split: Split::Valid, limit: Some(settings.valid_limit) },
+            Pairs {
+                split: Split::Train,
+                limit: Some(settings.train_limit),
+            },
+            Pairs {
+                split: Split::Valid,
+                limit: Some(settings.valid_limit),
+            },
         ];
         if self.test_references()?.is_empty() {
-            wanted.push(Pairs { split: Split::Test, limit: Some(settings.test_limit) });
+            wanted.push(Pairs {
+                split: Split::Test,
+                limit: Some(settings.test_limit),
+            });
         }
-        self.contrast_stage("contrast", &wanted, Keep::Nothing).await
+        self.contrast_stage("contrast", &wanted, Keep::Nothing)
+            .await
     }
 
-    async fn contrast_stage(&self, name: &str, wanted: &[Pairs], keep: Keep) -> Result<StageReport> {
+    async fn contrast_stage(
+        &self,
+        name: &str,
+        wanted: &[Pairs],
+        keep: Keep,
+    ) -> Result<StageReport> {
         let project = &self.project;
         let settings = &self.settings.contrast;
         let profiles = self.last_profiles()?;
@@ -54,7 +76,10 @@ impl Pipeline {
             max_attempts: settings.max_attempts,
             seed: self.settings.seed,
         };
-        let limits: Vec<_> = wanted.iter().map(|pairs| (pairs.split, pairs.limit)).collect();
+        let limits: Vec<_> = wanted
+            .iter()
+            .map(|pairs| (pairs.split, pairs.limit))
+            .collect();
         let depends = json!([model.id(), contrast, limits]);
         let interactions = project.interactions_path();
         let profiles_path = project.profiles_path(profiles.layer());
@@ -69,7 +94,10 @@ impl Pipeline {
                 let splits: Vec<_> = wanted.iter().map(|pairs| pairs.split.as_str()).collect();
                 return Err(Error::Empty {
                     stage: "contrast",
-                    reason: format!("no pair of split {} has a profile on both sides", splits.join(", ")),
+                    reason: format!(
+                        "no pair of split {} has a profile on both sides",
+                        splits.join(", ")
+                    ),
                 });
             }
             let scorer = ItemCosine::new(&graph);
@@ -77,7 +105,13 @@ impl Pipeline {
                 .contrast(contrast)
                 .concurrency(self.settings.llm.concurrency)
                 .stop(self.stop.clone())
-                .on_progress(|done, total| (self.events)(Event::Progress { what: "pairs", done, total }))
+                .on_progress(|done, total| {
+                    (self.events)(Event::Progress {
+                        what: "pairs",
+                        done,
+                        total,
+                    })
+                })
                 .run(&graph, &scorer, &profiles, &project.items()?, &pairs)
                 .await?;
             let detail = detail(&explained.explanations, explained.failed.len());
@@ -87,14 +121,25 @@ impl Pipeline {
                     let split = split_of(&graph, &explanation.user, &explanation.item);
                     split.is_none_or(|split| wanted.iter().any(|pairs| pairs.split == split))
                 };
-                all.extend(project.explanations()?.into_iter().filter(|explanation| !of_these_splits(explanation)));
+                all.extend(
+                    project
+                        .explanations()?
+                        .into_iter()
+                        .filter(|explanation| !of_these_splits(explanation)),
+                );
                 all.sort_by(|a, b| (&a.user, &a.item).cmp(&(&b.user, &b.item)));
             }
             let path = project.path("explanations.jsonl");
             jsonl::write(&path, &all)?;
             Ok((detail, vec![path]))
         };
-        self.stage(name, &depends, &[&interactions, &profiles_path, &items_path], explain).await
+        self.stage(
+            name,
+            &depends,
+            &[&interactions, &profiles_path, &items_path],
+            explain,
+        )
+        .await
     }
 
     /// Turns explanations and references into `sft.{train,valid,test}.jsonl`.
@@ -118,8 +163,10 @@ impl Pipeline {
         let write = async |_| {
             let graph = BipartiteGraph::from_project(project)?;
             let items = project.items()?;
-            let titles: std::collections::HashMap<&str, &str> =
-                items.iter().filter_map(|item| Some((item.item.as_str(), item.title.as_deref()?))).collect();
+            let titles: std::collections::HashMap<&str, &str> = items
+                .iter()
+                .filter_map(|item| Some((item.item.as_str(), item.title.as_deref()?)))
+                .collect();
             let example = |user: &UserId, item: &ItemId, text: &str| -> Option<SftExample> {
                 let about_user = profiles.summary(&Node::User(user.clone()))?;
                 let about_item = profiles.summary(&Node::Item(item.clone()))?;
@@ -131,25 +178,30 @@ impl Pipeline {
             let mut outputs = Vec::new();
             let mut counts = serde_json::Map::new();
             for split in Split::ALL {
-                let of_split = |user: &UserId, item: &ItemId| split_of(&graph, user, item) == Some(split);
-                let mut examples: Vec<SftExample> = if split == Split::Test && !references.is_empty() {
-                    references
-                        .iter()
-                        .filter_map(|row| example(&row.user, &row.item, &row.explanation))
-                        .collect()
-                } else {
-                    explanations
-                        .iter()
-                        .filter(|row| row.accepted || (include_rejected && !row.explanation.is_empty()))
-                        .filter(|row| of_split(&row.user, &row.item))
-                        .filter_map(|row| example(&row.user, &row.item, &row.explanation))
-                        .collect()
-                };
+                let of_split =
+                    |user: &UserId, item: &ItemId| split_of(&graph, user, item) == Some(split);
+                let mut examples: Vec<SftExample> =
+                    if split == Split::Test && !references.is_empty() {
+                        references
+                            .iter()
+                            .filter_map(|row| example(&row.user, &row.item, &row.explanation))
+                            .collect()
+                    } else {
+                        explanations
+                            .iter()
+                            .filter(|row| {
+                                row.accepted || (include_rejected && !row.explanation.is_empty())
+                            })
+                            .filter(|row| of_split(&row.user, &row.item))
+                            .filter_map(|row| example(&row.user, &row.item, &row.explanation))
+                            .collect()
+                    };
                 examples.sort_by(|a, b| (&a.user, &a.item).cmp(&(&b.user, &b.item)));
                 if split == Split::Train && examples.is_empty() {
                     return Err(Error::Empty {
                         stage: "examples",
-                        reason: "explanations.jsonl has no accepted explanation of a train pair".to_owned(),
+                        reason: "explanations.jsonl has no accepted explanation of a train pair"
+                            .to_owned(),
                     });
                 }
                 counts.insert(split.to_string(), examples.len().into());
@@ -185,14 +237,20 @@ fn split_of(graph: &BipartiteGraph, user: &UserId, item: &ItemId) -> Option<Spli
 }
 
 /// The pairs of a split with a profile on both sides: all of them, or a seeded sample, by user and item.
-fn chosen_pairs(graph: &BipartiteGraph, profiles: &Profiles, wanted: Pairs, seed: u64) -> Vec<(UserId, ItemId)> {
+fn chosen_pairs(
+    graph: &BipartiteGraph,
+    profiles: &Profiles,
+    wanted: Pairs,
+    seed: u64,
+) -> Vec<(UserId, ItemId)> {
     let mut pairs = Vec::new();
     for user in graph.nodes(Side::User) {
         let user_node = graph.node(user);
         for neighbor in graph.neighbors(user, wanted.split) {
             let item_node = graph.node(neighbor.node);
             if profiles.summary(user_node).is_some() && profiles.summary(item_node).is_some() {
-                let drawn = because_graph::edge_rank(seed, 0, Side::User, user_node.id(), item_node.id());
+                let drawn =
+                    because_graph::edge_rank(seed, 0, Side::User, user_node.id(), item_node.id());
                 pairs.push((drawn, user_node.id(), item_node.id()));
             }
         }
@@ -200,14 +258,20 @@ fn chosen_pairs(graph: &BipartiteGraph, profiles: &Profiles, wanted: Pairs, seed
     pairs.sort_unstable();
     pairs.truncate(wanted.limit.unwrap_or(usize::MAX));
     pairs.sort_unstable_by_key(|&(_, user, item)| (user, item));
-    pairs.into_iter().map(|(_, user, item)| (user.into(), item.into())).collect()
+    pairs
+        .into_iter()
+        .map(|(_, user, item)| (user.into(), item.into()))
+        .collect()
 }
 
 fn detail(explanations: &[Explanation], failed: usize) -> serde_json::Value {
     let positive_first = |explanation: &Explanation| {
         let first = explanation.picks.first();
         first.is_some_and(|pick| {
-            explanation.candidates.iter().any(|shown| shown.role == Role::Positive && shown.item == *pick)
+            explanation
+                .candidates
+                .iter()
+                .any(|shown| shown.role == Role::Positive && shown.item == *pick)
         })
     };
     json!({

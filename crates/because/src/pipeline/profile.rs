@@ -23,7 +23,13 @@ impl Pipeline {
 
         let interactions = project.interactions_path();
         let [users, items] = ["users.jsonl", "items.jsonl"].map(|name| project.path(name));
-        let depends = json!([self.settings.seed, model.id(), settings.interactions, settings.sampling, settings.words]);
+        let depends = json!([
+            self.settings.seed,
+            model.id(),
+            settings.interactions,
+            settings.sampling,
+            settings.words
+        ]);
         let initial = InitialProfiles::new(&model)
             .sampler(&sampler)
             .interactions(settings.interactions)
@@ -32,11 +38,20 @@ impl Pipeline {
             .stop(self.stop.clone())
             .on_progress(|progress| self.progress(progress));
         let written = async |_| {
-            let written = initial.run(&graph, &project.users()?, &project.items()?).await?;
+            let written = initial
+                .run(&graph, &project.users()?, &project.items()?)
+                .await?;
             self.save_layer(&written)
         };
-        let mut reports =
-            vec![self.stage("profile layer 0", &depends, &[&interactions, &users, &items], written).await?];
+        let mut reports = vec![
+            self.stage(
+                "profile layer 0",
+                &depends,
+                &[&interactions, &users, &items],
+                written,
+            )
+            .await?,
+        ];
 
         let layers = MessagePassing::new(&model)
             .neighbors(settings.neighbors)
@@ -56,18 +71,25 @@ impl Pipeline {
         for layer in 1..=settings.layers {
             let [initial, below] = [0, layer - 1].map(|layer| project.profiles_path(layer));
             let written = async |_| {
-                let written =
-                    layers.layer(&graph, &project.profiles(0)?, &project.profiles(layer - 1)?).await?;
+                let written = layers
+                    .layer(&graph, &project.profiles(0)?, &project.profiles(layer - 1)?)
+                    .await?;
                 self.save_layer(&written)
             };
             let name = format!("profile layer {layer}");
-            reports.push(self.stage(&name, &depends, &[&interactions, &initial, &below], written).await?);
+            reports.push(
+                self.stage(&name, &depends, &[&interactions, &initial, &below], written)
+                    .await?,
+            );
         }
         self.forget_layers_above(settings.layers)?;
         Ok(reports)
     }
 
-    fn save_layer(&self, written: &Written) -> Result<(serde_json::Value, Vec<std::path::PathBuf>)> {
+    fn save_layer(
+        &self,
+        written: &Written,
+    ) -> Result<(serde_json::Value, Vec<std::path::PathBuf>)> {
         let profiles = &written.profiles;
         let path = self.project.profiles_path(profiles.layer());
         jsonl::write(&path, profiles.records())?;
@@ -93,6 +115,10 @@ impl Pipeline {
     }
 
     fn progress(&self, progress: because_propagate::Progress<'_>) {
-        (self.events)(Event::Progress { what: progress.stage, done: progress.done, total: progress.total });
+        (self.events)(Event::Progress {
+            what: progress.stage,
+            done: progress.done,
+            total: progress.total,
+        });
     }
 }

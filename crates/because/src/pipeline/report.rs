@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use because_contrast::{ContrastivePrompt, StudentPrompt};
 use because_core::{Prediction, Split, jsonl};
 use because_eval::{
-    ContrastSummary, Controls, LossPoint, ProfileLayer, Report, Sample, Settings, TextStats, TrainingSummary,
+    ContrastSummary, Controls, LossPoint, ProfileLayer, Report, Sample, Settings, TextStats,
+    TrainingSummary,
 };
 use because_graph::{BipartiteGraph, GraphStats};
 use serde_json::json;
@@ -21,15 +22,26 @@ impl Pipeline {
     pub async fn report(&self) -> Result<StageReport> {
         let project = &self.project;
         let layers = project.last_layer().map_or(0, |last| last + 1);
-        let mut inputs: Vec<PathBuf> = (0..layers).map(|layer| project.profiles_path(layer)).collect();
+        let mut inputs: Vec<PathBuf> = (0..layers)
+            .map(|layer| project.profiles_path(layer))
+            .collect();
         inputs.push(project.interactions_path());
         inputs.extend(
-            ["items.jsonl", "explanations.jsonl", "sft.train.jsonl", "predictions.jsonl", "references.jsonl"]
-                .map(|name| project.path(name)),
+            [
+                "items.jsonl",
+                "explanations.jsonl",
+                "sft.train.jsonl",
+                "predictions.jsonl",
+                "references.jsonl",
+            ]
+            .map(|name| project.path(name)),
         );
         inputs.push(self.losses_path());
         let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
-        let title = project.root().file_name().map_or_else(|| "because".into(), |name| name.to_string_lossy());
+        let title = project
+            .root()
+            .file_name()
+            .map_or_else(|| "because".into(), |name| name.to_string_lossy());
         let depends = json!([title, self.settings, StudentPrompt::default().fingerprint()]);
         let write = async |_| {
             let mut report = Report::new(title.clone()).settings(self.report_settings());
@@ -44,7 +56,10 @@ impl Pipeline {
             let losses = self.losses_path();
             if losses.exists() {
                 let mut summary = TrainingSummary::new(jsonl::read_all::<LossPoint>(&losses)?);
-                summary.examples = Some(jsonl::read_all::<serde::de::IgnoredAny>(&project.sft_path(Split::Train))?.len());
+                summary.examples = Some(
+                    jsonl::read_all::<serde::de::IgnoredAny>(&project.sft_path(Split::Train))?
+                        .len(),
+                );
                 report = report.training(summary);
             }
             let mut detail = serde_json::Value::Null;
@@ -60,7 +75,12 @@ impl Pipeline {
                 }
             }
             report.write(project.root())?;
-            Ok((detail, ["report.json", "report.html"].map(|name| project.path(name)).to_vec()))
+            Ok((
+                detail,
+                ["report.json", "report.html"]
+                    .map(|name| project.path(name))
+                    .to_vec(),
+            ))
         };
         self.stage("report", &depends, &inputs, write).await
     }
@@ -68,14 +88,22 @@ impl Pipeline {
     /// Some of the predictions, evenly spaced, with the names of their items.
     fn samples(&self, pairs: &[Prediction]) -> Result<Vec<Sample>> {
         let items = self.project.items()?;
-        let titles: HashMap<&str, &str> =
-            items.iter().filter_map(|item| Some((item.item.as_str(), item.title.as_deref()?))).collect();
-        let step = pairs.len().div_ceil(self.settings.evaluate.samples.max(1)).max(1);
+        let titles: HashMap<&str, &str> = items
+            .iter()
+            .filter_map(|item| Some((item.item.as_str(), item.title.as_deref()?)))
+            .collect();
+        let step = pairs
+            .len()
+            .div_ceil(self.settings.evaluate.samples.max(1))
+            .max(1);
         Ok(pairs
             .iter()
             .step_by(step)
             .map(|pair| {
-                let title = pair.item.as_ref().and_then(|item| titles.get(item.as_str()));
+                let title = pair
+                    .item
+                    .as_ref()
+                    .and_then(|item| titles.get(item.as_str()));
                 let sample = Sample::from(pair);
                 match title {
                     Some(title) => sample.item_title(*title),
@@ -100,14 +128,29 @@ impl Pipeline {
         settings.split = Some(Split::Test.to_string());
         let other = [
             ("neighbor_sampling", json!(ours.profile.sampling)),
-            ("contrast_prompt", json!(ContrastivePrompt::default().fingerprint())),
-            ("student_prompt", json!(StudentPrompt::default().fingerprint())),
+            (
+                "contrast_prompt",
+                json!(ContrastivePrompt::default().fingerprint()),
+            ),
+            (
+                "student_prompt",
+                json!(StudentPrompt::default().fingerprint()),
+            ),
             ("lora_rank", json!(ours.train.rank)),
             ("lora_alpha", json!(ours.train.alpha)),
-            ("learning_rate", json!(ours.train.learning_rate)),
-            ("decoding", json!(format!("greedy, at most {} tokens", ours.evaluate.max_tokens))),
+            ("learning_rate", json!(ours.train.learning_rate())),
+            (
+                "decoding",
+                json!(format!(
+                    "greedy, at most {} tokens",
+                    ours.evaluate.max_tokens
+                )),
+            ),
         ];
-        settings.other = other.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        settings.other = other
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
         settings
     }
 

@@ -66,31 +66,55 @@ impl Pipeline {
             let examples: Vec<SftExample> = jsonl::read_all(&examples_path)?;
             if examples.is_empty() {
                 let reason = "sft.test.jsonl is empty: no test pair has a reference or an accepted explanation".to_owned();
-                return Err(Error::Empty { stage: "predict", reason });
+                return Err(Error::Empty {
+                    stage: "predict",
+                    reason,
+                });
             }
             let model = TunedModel::load(&base, Some(&adapter))?;
             let decoding = Decoding::greedy(self.settings.evaluate.max_tokens);
             let mut predictions = Vec::with_capacity(examples.len());
             for batch in examples.chunks(AT_ONCE) {
                 if self.stop.is_requested() {
-                    return Err(Error::Stopped(format!("after {} of {} explanations", predictions.len(), examples.len())));
+                    return Err(Error::Stopped(format!(
+                        "after {} of {} explanations",
+                        predictions.len(),
+                        examples.len()
+                    )));
                 }
-                let prompts: Vec<_> = batch.iter().map(|example| example.prompt().to_vec()).collect();
+                let prompts: Vec<_> = batch
+                    .iter()
+                    .map(|example| example.prompt().to_vec())
+                    .collect();
                 let outputs = model.generate_batch(&prompts, &decoding)?.outputs;
-                predictions.extend(batch.iter().zip(outputs).map(|(example, output)| Prediction {
-                    user: example.user.clone(),
-                    item: example.item.clone(),
-                    prediction: output.text.trim().to_owned(),
-                    reference: example.answer().unwrap_or_default().to_owned(),
-                }));
+                predictions.extend(
+                    batch
+                        .iter()
+                        .zip(outputs)
+                        .map(|(example, output)| Prediction {
+                            user: example.user.clone(),
+                            item: example.item.clone(),
+                            prediction: output.text.trim().to_owned(),
+                            reference: example.answer().unwrap_or_default().to_owned(),
+                        }),
+                );
                 let (done, total) = (predictions.len(), examples.len());
-                (self.events)(Event::Progress { what: "explanations", done, total });
+                (self.events)(Event::Progress {
+                    what: "explanations",
+                    done,
+                    total,
+                });
             }
             let path = project.path("predictions.jsonl");
             jsonl::write(&path, &predictions)?;
             Ok((json!({ "predictions": predictions.len() }), vec![path]))
         };
-        let inputs = [examples_path.as_path(), &weights, &base.join("config.json"), &base.join("tokenizer.json")];
+        let inputs = [
+            examples_path.as_path(),
+            &weights,
+            &base.join("config.json"),
+            &base.join("tokenizer.json"),
+        ];
         self.stage("predict", &depends, &inputs, predict).await
     }
 
@@ -113,19 +137,32 @@ impl Pipeline {
         };
         let user_profile = profile(Node::User(user.clone()))?;
         let item_profile = profile(Node::Item(item.clone()))?;
-        let title = self.project.items()?.into_iter().find(|row| row.item == *item).and_then(|row| row.title);
+        let title = self
+            .project
+            .items()?
+            .into_iter()
+            .find(|row| row.item == *item)
+            .and_then(|row| row.title);
         let adapter = adapter.map_or_else(|| self.project.path("adapter"), Path::to_owned);
         if !adapter.is_dir() {
             let hint = "train it with `because train` or `because run`";
-            return Err(because_core::Error::Missing { path: adapter, hint }.into());
+            return Err(because_core::Error::Missing {
+                path: adapter,
+                hint,
+            }
+            .into());
         }
         let base = match base {
             Some(base) => base.to_owned(),
             None => base_of(&adapter)?,
         };
-        let messages = StudentPrompt::default().messages(&user_profile, title.as_deref(), &item_profile);
+        let messages =
+            StudentPrompt::default().messages(&user_profile, title.as_deref(), &item_profile);
         let model = TunedModel::load(&base, Some(&adapter))?;
-        let answer = model.generate(&messages, &Decoding::greedy(self.settings.evaluate.max_tokens))?;
+        let answer = model.generate(
+            &messages,
+            &Decoding::greedy(self.settings.evaluate.max_tokens),
+        )?;
         let explanation = answer.text.trim().to_owned();
         Ok(Explained {
             user: user.clone(),
@@ -156,14 +193,21 @@ impl Pipeline {
         let project = &self.project;
         let folder = self.base_folder();
         let layers = project.last_layer().map_or(0, |last| last + 1);
-        let mut inputs: Vec<PathBuf> = (0..layers).map(|layer| project.profiles_path(layer)).collect();
+        let mut inputs: Vec<PathBuf> = (0..layers)
+            .map(|layer| project.profiles_path(layer))
+            .collect();
         inputs.push(project.sft_path(Split::Train));
         let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
         let depends = json!([self.settings.seed, self.settings.train.tiny_steps]);
         let make = async |_| {
             let mut texts = Vec::new();
             for layer in 0..layers {
-                texts.extend(project.profiles(layer)?.records().map(|record| record.profile.summary.clone()));
+                texts.extend(
+                    project
+                        .profiles(layer)?
+                        .records()
+                        .map(|record| record.profile.summary.clone()),
+                );
             }
             let tiny = TinyBase::new()
                 .seed(self.settings.seed)
@@ -172,8 +216,16 @@ impl Pipeline {
                 .cancel(self.stop.flag());
             let mut steps = Steps::new("base", &*self.events);
             let summary = tiny.build(texts, &folder, &mut |event| steps.show(event))?;
-            let files = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"];
-            Ok((serde_json::to_value(&summary).unwrap_or_default(), files.map(|name| folder.join(name)).to_vec()))
+            let files = [
+                "config.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "model.safetensors",
+            ];
+            Ok((
+                serde_json::to_value(&summary).unwrap_or_default(),
+                files.map(|name| folder.join(name)).to_vec(),
+            ))
         };
         self.stage("base", &depends, &inputs, make).await
     }
@@ -184,7 +236,10 @@ impl Pipeline {
         let profiles = self.last_profiles()?;
         let mut examples: Vec<SftExample> = jsonl::read_all(&self.project.sft_path(Split::Train))?;
         for example in &mut examples {
-            let profile = example.item.as_ref().and_then(|item| profiles.summary(&Node::Item(item.clone())));
+            let profile = example
+                .item
+                .as_ref()
+                .and_then(|item| profiles.summary(&Node::Item(item.clone())));
             if let (Some(answer), Some(profile)) = (example.messages.last_mut(), profile) {
                 profile.clone_into(&mut answer.content);
             }
@@ -197,11 +252,19 @@ impl Pipeline {
         let data_path = self.project.sft_path(Split::Train);
         if !data_path.exists() {
             let hint = "make it with `because contrast`, then `because train`";
-            return Err(because_core::Error::Missing { path: data_path, hint }.into());
+            return Err(because_core::Error::Missing {
+                path: data_path,
+                hint,
+            }
+            .into());
         }
-        let (config, lora) = (self.settings.train.config(self.settings.seed), self.settings.train.lora());
+        let (config, lora) = (
+            self.settings.train.config(self.settings.seed),
+            self.settings.train.lora(),
+        );
         let depends = json!([self.settings.train.base, config, lora]);
-        let [config_file, tokenizer] = ["config.json", "tokenizer.json"].map(|name| base.join(name));
+        let [config_file, tokenizer] =
+            ["config.json", "tokenizer.json"].map(|name| base.join(name));
         let weights = self.project.path("base.tiny/model.safetensors");
         // A checkpoint of somebody else's may be 15 GB: it is known by its path and configuration.
         let mut inputs = vec![data_path.as_path(), &config_file, &tokenizer];
@@ -222,7 +285,9 @@ impl Pipeline {
             remove_checkpoints(&out)?;
             let losses: Vec<LossPoint> = jsonl::read_all(&log)?;
             jsonl::write(&self.losses_path(), &losses)?;
-            let mut files = ["adapter_config.json", "adapter_model.safetensors"].map(|name| out.join(name)).to_vec();
+            let mut files = ["adapter_config.json", "adapter_model.safetensors"]
+                .map(|name| out.join(name))
+                .to_vec();
             files.push(self.losses_path());
             Ok((serde_json::to_value(&summary).unwrap_or_default(), files))
         };
@@ -239,7 +304,11 @@ struct Steps<'a> {
 
 impl<'a> Steps<'a> {
     fn new(what: &'a str, events: &'a (dyn Fn(Event<'_>) + Send + Sync)) -> Self {
-        Self { what, total: 0, events }
+        Self {
+            what,
+            total: 0,
+            events,
+        }
     }
 
     fn show(&mut self, event: &TrainEvent) {
@@ -247,9 +316,16 @@ impl<'a> Steps<'a> {
         match event {
             TrainEvent::Started { steps, .. } => self.total = *steps as usize,
             TrainEvent::Step(record) => {
-                (self.events)(Event::Loss { what, step: record.step as usize, total: self.total, loss: record.loss });
+                (self.events)(Event::Loss {
+                    what,
+                    step: record.step as usize,
+                    total: self.total,
+                    loss: record.loss,
+                });
             }
-            TrainEvent::Skipped { line, reason } => tracing::warn!(what, line, reason, "example left out"),
+            TrainEvent::Skipped { line, reason } => {
+                tracing::warn!(what, line, reason, "example left out")
+            }
             _ => {}
         }
     }
@@ -261,14 +337,19 @@ impl<'a> Steps<'a> {
 /// When the folder holds no `adapter_config.json`, or it names no base.
 pub fn base_of(adapter: &Path) -> Result<PathBuf> {
     let path = adapter.join("adapter_config.json");
-    let bytes = std::fs::read(&path).map_err(|source| because_core::Error::io("read", &path, source))?;
+    let bytes =
+        std::fs::read(&path).map_err(|source| because_core::Error::io("read", &path, source))?;
     let config: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
     match config["base_model_name_or_path"].as_str() {
         Some(base) => {
             let named = PathBuf::from(base);
             // A project that was moved, or is looked at from another folder, still has its base beside its adapter.
-            let beside = adapter.parent().and_then(|project| Some(project.join(named.file_name()?)));
-            Ok(beside.filter(|beside| !named.is_dir() && beside.is_dir()).unwrap_or(named))
+            let beside = adapter
+                .parent()
+                .and_then(|project| Some(project.join(named.file_name()?)));
+            Ok(beside
+                .filter(|beside| !named.is_dir() && beside.is_dir())
+                .unwrap_or(named))
         }
         None => Err(because_core::Error::Line {
             path,
@@ -280,11 +361,18 @@ pub fn base_of(adapter: &Path) -> Result<PathBuf> {
 }
 
 fn remove_checkpoints(adapter: &Path) -> Result<()> {
-    let Ok(entries) = std::fs::read_dir(adapter) else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir(adapter) else {
+        return Ok(());
+    };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with("checkpoint-") {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("checkpoint-")
+        {
             let path = entry.path();
-            std::fs::remove_dir_all(&path).map_err(|source| because_core::Error::io("remove", &path, source))?;
+            std::fs::remove_dir_all(&path)
+                .map_err(|source| because_core::Error::io("remove", &path, source))?;
         }
     }
     Ok(())
