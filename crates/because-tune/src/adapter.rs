@@ -21,14 +21,26 @@ const PREFIX: &str = "base_model.model.";
 
 /// Writes a folder that PEFT, vLLM and [`read`] load: `adapter_config.json` and `adapter_model.safetensors`, each whole or
 /// not at all, the configuration last.
-pub(crate) fn write(folder: &Path, base: &str, lora: &LoraConfig, parameters: &Parameters) -> Result<()> {
+pub(crate) fn write(
+    folder: &Path,
+    base: &str,
+    lora: &LoraConfig,
+    parameters: &Parameters,
+) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| TuneError::io("create", folder, error))?;
     let tensors = parameters
         .iter()
-        .map(|(name, variable)| Ok((format!("{PREFIX}{name}"), variable.dims().to_vec(), values(variable)?)))
+        .map(|(name, variable)| {
+            Ok((
+                format!("{PREFIX}{name}"),
+                variable.dims().to_vec(),
+                values(variable)?,
+            ))
+        })
         .collect::<Result<Vec<_>>>()?;
     write_tensors(&folder.join(WEIGHTS), &tensors, [("format", "pt")])?;
-    let config = serde_json::to_vec_pretty(&peft_config(base, lora)).expect("a JSON value is serialisable");
+    let config =
+        serde_json::to_vec_pretty(&peft_config(base, lora)).expect("a JSON value is serialisable");
     write_atomic(&folder.join(CONFIG), |out| out.write_all(&config))?;
     Ok(())
 }
@@ -45,15 +57,25 @@ pub(crate) fn write_tensors<'a>(
     };
     let bytes: Vec<Vec<u8>> = tensors
         .iter()
-        .map(|(_, _, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        .map(|(_, _, values)| {
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect()
+        })
         .collect();
     let views = tensors
         .iter()
         .zip(&bytes)
-        .map(|((name, shape, _), bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .map(|((name, shape, _), bytes)| {
+            Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+        })
         .collect::<Result<Vec<_>, _>>()
         .map_err(fault)?;
-    let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let metadata = metadata
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
     let file = safetensors::serialize(views, Some(metadata)).map_err(fault)?;
     write_atomic(path, |out| out.write_all(&file))?;
     Ok(())
@@ -72,7 +94,11 @@ fn peft_config(base: &str, lora: &LoraConfig) -> Value {
 
 /// PEFT annotates `lora_alpha` as an integer and writes it so.
 fn whole_if_whole(number: f64) -> Value {
-    if number.fract() == 0.0 && number.abs() < 1e15 { json!(number as i64) } else { json!(number) }
+    if number.fract() == 0.0 && number.abs() < 1e15 {
+        json!(number as i64)
+    } else {
+        json!(number)
+    }
 }
 
 /// Reads an adapter for a model of this shape. Every setting that would change what the adapter computes is either
@@ -81,7 +107,8 @@ pub(crate) fn read(folder: &Path, model: &QwenConfig) -> Result<(LoraConfig, Par
     let lora = read_config(&folder.join(CONFIG))?;
     let path = folder.join(WEIGHTS);
     let tensors = read_tensors(&path)?;
-    let parameters = parameters(&lora, model, tensors).map_err(|reason| TuneError::Adapter { path, reason })?;
+    let parameters =
+        parameters(&lora, model, tensors).map_err(|reason| TuneError::Adapter { path, reason })?;
     Ok((lora, Parameters::new(parameters)?))
 }
 
@@ -90,13 +117,17 @@ pub(crate) type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// All tensors of a safetensors file, as f32.
 pub(crate) fn read_tensors(path: &Path) -> Result<Tensors> {
-    let fault = |reason: String| TuneError::Adapter { path: path.to_owned(), reason };
+    let fault = |reason: String| TuneError::Adapter {
+        path: path.to_owned(),
+        reason,
+    };
     let bytes = std::fs::read(path).map_err(|error| TuneError::io("read", path, error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| fault(error.to_string()))?;
     file.tensors()
         .into_iter()
         .map(|(name, view)| {
-            let values = to_f32(&view).ok_or_else(|| fault(format!("tensor {name} is {:?}", view.dtype())))?;
+            let values = to_f32(&view)
+                .ok_or_else(|| fault(format!("tensor {name} is {:?}", view.dtype())))?;
             Ok((name, (view.shape().to_vec(), values)))
         })
         .collect()
@@ -111,13 +142,18 @@ fn parameters(
 ) -> Result<Vec<Named>, String> {
     let mut found = Vec::new();
     for pair in lora.pairs(model) {
-        for (part, shape) in [("lora_A", [lora.rank, pair.input]), ("lora_B", [pair.output, lora.rank])] {
+        for (part, shape) in [
+            ("lora_A", [lora.rank, pair.input]),
+            ("lora_B", [pair.output, lora.rank]),
+        ] {
             let name = format!("{}.{part}.weight", pair.path);
             let (is, values) = tensors
                 .remove(&format!("{PREFIX}{name}"))
                 .ok_or_else(|| format!("tensor {PREFIX}{name} is missing"))?;
             if is != shape {
-                return Err(format!("tensor {PREFIX}{name} has shape {is:?}, base and settings ask for {shape:?}"));
+                return Err(format!(
+                    "tensor {PREFIX}{name} has shape {is:?}, base and settings ask for {shape:?}"
+                ));
             }
             found.push((name, is, values));
         }
@@ -129,7 +165,10 @@ fn parameters(
 }
 
 fn read_config(path: &Path) -> Result<LoraConfig> {
-    let fault = |reason: String| TuneError::Adapter { path: path.to_owned(), reason };
+    let fault = |reason: String| TuneError::Adapter {
+        path: path.to_owned(),
+        reason,
+    };
     let text = std::fs::read(path).map_err(|error| TuneError::io("read", path, error))?;
     let config: Value = serde_json::from_slice(&text).map_err(|error| fault(error.to_string()))?;
     parse_config(&config).map_err(fault)
@@ -150,16 +189,38 @@ fn parse_config(config: &Value) -> Result<LoraConfig, String> {
         _ => false,
     };
     const REFUSED: [&str; 19] = [
-        "use_dora", "use_qalora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "fan_in_fan_out",
-        "layers_to_transform", "exclude_modules", "target_parameters", "trainable_token_indices", "lora_bias",
-        "megatron_config", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
+        "use_dora",
+        "use_qalora",
+        "modules_to_save",
+        "rank_pattern",
+        "alpha_pattern",
+        "layer_replication",
+        "fan_in_fan_out",
+        "layers_to_transform",
+        "exclude_modules",
+        "target_parameters",
+        "trainable_token_indices",
+        "lora_bias",
+        "megatron_config",
+        "use_bdlora",
+        "alora_invocation_tokens",
+        "arrow_config",
+        "kasa_config",
+        "monteclora_config",
         "velora_config",
     ];
-    if let Some(name) = REFUSED.into_iter().find(|name| get(name).is_some_and(|value| !empty(value))) {
+    if let Some(name) = REFUSED
+        .into_iter()
+        .find(|name| get(name).is_some_and(|value| !empty(value)))
+    {
         return Err(format!("{name}: {} is not supported", config[name]));
     }
-    let rank = get("r").and_then(Value::as_u64).ok_or("r: missing or not a number")?;
-    let alpha = get("lora_alpha").and_then(Value::as_f64).ok_or("lora_alpha: missing or not a number")?;
+    let rank = get("r")
+        .and_then(Value::as_u64)
+        .ok_or("r: missing or not a number")?;
+    let alpha = get("lora_alpha")
+        .and_then(Value::as_f64)
+        .ok_or("lora_alpha: missing or not a number")?;
     let lora = LoraConfig {
         rank: usize::try_from(rank).map_err(|error| format!("r: {error}"))?,
         alpha,
@@ -180,14 +241,21 @@ fn targets(value: Option<&Value>) -> Result<Vec<String>, String> {
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
         other => {
             let said = other.map_or_else(|| "missing".into(), Value::to_string);
-            return Err(format!("target_modules: {said}: a list of names or \"all-linear\" is read, no pattern"));
+            return Err(format!(
+                "target_modules: {said}: a list of names or \"all-linear\" is read, no pattern"
+            ));
         }
     };
     // A name may come with the block before it: `self_attn.q_proj`.
     let short = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
     let named: BTreeSet<String> = names.into_iter().map(short).collect();
-    match named.iter().find(|name| !all().any(|known| known == **name)) {
-        Some(name) => Err(format!("target_modules: {name:?} is not a projection of this model")),
+    match named
+        .iter()
+        .find(|name| !all().any(|known| known == **name))
+    {
+        Some(name) => Err(format!(
+            "target_modules: {name:?} is not a projection of this model"
+        )),
         None => Ok(all().filter(|name| named.contains(name)).collect()),
     }
 }
@@ -226,14 +294,20 @@ mod tests {
             let mut config = good.clone();
             config[name] = value;
             let error = parse_config(&config).unwrap_err();
-            assert!(error.contains(if name == "r" { "rank" } else { name }), "{name}: {error}");
+            assert!(
+                error.contains(if name == "r" { "rank" } else { name }),
+                "{name}: {error}"
+            );
         }
     }
 
     #[test]
     fn targets_are_read_as_peft_writes_them() {
         let read = |value: Value| targets(Some(&value)).unwrap();
-        assert_eq!(read(json!(["v_proj", "self_attn.q_proj"])), ["q_proj", "v_proj"]);
+        assert_eq!(
+            read(json!(["v_proj", "self_attn.q_proj"])),
+            ["q_proj", "v_proj"]
+        );
         assert_eq!(read(json!("all-linear")).len(), 7);
     }
 }

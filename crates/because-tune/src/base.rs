@@ -18,8 +18,13 @@ pub(crate) struct BaseFolder {
 impl BaseFolder {
     /// Checks that there is a folder and reads its configuration; the weights come later.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let fault = |reason: String| TuneError::Base { path: path.to_owned(), reason };
-        let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        let fault = |reason: String| TuneError::Base {
+            path: path.to_owned(),
+            reason,
+        };
+        let is_gguf = path
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
         if is_gguf {
             return Err(fault(format!(
                 "GGUF files cannot be run here; take the safetensors checkpoint of the same model: {WHAT_A_BASE_IS}"
@@ -39,18 +44,32 @@ impl BaseFolder {
         }
         let file = path.join("config.json");
         if !file.is_file() {
-            return Err(fault(format!("no config.json in this folder; {WHAT_A_BASE_IS}")));
+            return Err(fault(format!(
+                "no config.json in this folder; {WHAT_A_BASE_IS}"
+            )));
         }
-        Ok(Self { path: path.to_owned(), config: QwenConfig::read(&file)? })
+        Ok(Self {
+            path: path.to_owned(),
+            config: QwenConfig::read(&file)?,
+        })
     }
 
     pub(crate) fn model(&self) -> Result<Qwen> {
-        Ok(Qwen::new(self.config.clone(), Weights::read(&self.path, &self.config)?))
+        Ok(Qwen::new(
+            self.config.clone(),
+            Weights::read(&self.path, &self.config)?,
+        ))
     }
 
     /// The folder's own name, by which artefacts know the model.
     pub(crate) fn name(&self) -> String {
-        let whole = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        whole.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+        let whole = self
+            .path
+            .canonicalize()
+            .unwrap_or_else(|_| self.path.clone());
+        whole.file_name().map_or_else(
+            || "model".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        )
     }
 }

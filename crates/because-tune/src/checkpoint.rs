@@ -47,14 +47,20 @@ pub(crate) fn write(
 ) -> Result<PathBuf> {
     let io = |path: &Path, error| TuneError::io("write", path, error);
     std::fs::create_dir_all(folder).map_err(|error| io(folder, error))?;
-    let draft = tempfile::Builder::new().prefix(".because-").tempdir_in(folder).map_err(|error| io(folder, error))?;
+    let draft = tempfile::Builder::new()
+        .prefix(".because-")
+        .tempdir_in(folder)
+        .map_err(|error| io(folder, error))?;
     adapter::write(draft.path(), base, &state.lora, parameters)?;
     let moments: Vec<_> = parameters
         .iter()
         .zip(&optimizer.moments)
         .flat_map(|((name, variable), (m, v))| {
             let shape = variable.dims().to_vec();
-            [(format!("m.{name}"), shape.clone(), m.clone()), (format!("v.{name}"), shape, v.clone())]
+            [
+                (format!("m.{name}"), shape.clone(), m.clone()),
+                (format!("v.{name}"), shape, v.clone()),
+            ]
         })
         .collect();
     write_tensors(&draft.path().join(MOMENTS), &moments, [])?;
@@ -67,7 +73,10 @@ pub(crate) fn write(
     let draft = draft.keep();
     std::fs::rename(&draft, &place).map_err(|error| io(&place, error))?;
     readable_by_all(&place).map_err(|error| io(&place, error))?;
-    for (_, older) in all(folder)?.into_iter().filter(|(step, _)| *step != state.step) {
+    for (_, older) in all(folder)?
+        .into_iter()
+        .filter(|(step, _)| *step != state.step)
+    {
         std::fs::remove_dir_all(&older).map_err(|error| io(&older, error))?;
     }
     Ok(place)
@@ -111,23 +120,41 @@ fn all(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 pub(crate) fn read_state(folder: &Path) -> Result<State> {
     let path = folder.join(STATE);
     let text = std::fs::read(&path).map_err(|error| TuneError::io("read", &path, error))?;
-    serde_json::from_slice(&text).map_err(|error| TuneError::Checkpoint { path, reason: error.to_string() })
+    serde_json::from_slice(&text).map_err(|error| TuneError::Checkpoint {
+        path,
+        reason: error.to_string(),
+    })
 }
 
 /// The optimiser as it was; the parameters are read by [`adapter::read`].
-pub(crate) fn read_optimizer(folder: &Path, parameters: &Parameters, step: u64, decay: f64) -> Result<AdamW> {
+pub(crate) fn read_optimizer(
+    folder: &Path,
+    parameters: &Parameters,
+    step: u64,
+    decay: f64,
+) -> Result<AdamW> {
     let path = folder.join(MOMENTS);
     let mut tensors = read_tensors(&path)?;
     let mut take = |name: String, count: usize| match tensors.remove(&name) {
         Some((_, values)) if values.len() == count => Ok(values),
-        _ => Err(TuneError::Checkpoint { path: path.clone(), reason: format!("tensor {name} is missing or cut") }),
+        _ => Err(TuneError::Checkpoint {
+            path: path.clone(),
+            reason: format!("tensor {name} is missing or cut"),
+        }),
     };
     let moments = parameters
         .iter()
         .map(|(name, variable)| {
             let count = variable.elem_count();
-            Ok((take(format!("m.{name}"), count)?, take(format!("v.{name}"), count)?))
+            Ok((
+                take(format!("m.{name}"), count)?,
+                take(format!("v.{name}"), count)?,
+            ))
         })
         .collect::<Result<_>>()?;
-    Ok(AdamW { decay, step, moments })
+    Ok(AdamW {
+        decay,
+        step,
+        moments,
+    })
 }

@@ -78,7 +78,10 @@ impl QwenConfig {
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (d, inner) = (self.hidden_size, self.intermediate_size);
         let kv = self.num_key_value_heads * self.head_dim();
-        let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, d])];
+        let mut all = vec![(
+            "model.embed_tokens.weight".to_owned(),
+            vec![self.vocab_size, d],
+        )];
         for layer in 0..self.num_hidden_layers {
             let shapes = [
                 ("input_layernorm.weight", vec![d]),
@@ -94,9 +97,7 @@ impl QwenConfig {
                 ("mlp.up_proj.weight", vec![inner, d]),
                 ("mlp.down_proj.weight", vec![d, inner]),
             ];
-            all.extend(
-                shapes.map(|(name, shape)| (format!("model.layers.{layer}.{name}"), shape)),
-            );
+            all.extend(shapes.map(|(name, shape)| (format!("model.layers.{layer}.{name}"), shape)));
         }
         all.push(("model.norm.weight".to_owned(), vec![d]));
         if !self.tie_word_embeddings {
@@ -148,8 +149,9 @@ impl Fields {
             rms_norm_eps: self.number(self.get("rms_norm_eps"), "rms_norm_eps", 1e-6)?,
             rope_theta: self.rope_theta()?,
             tie_word_embeddings: self.flag("tie_word_embeddings")?,
-            eos_token_ids: token_ids(self.get("eos_token_id"))
-                .ok_or_else(|| self.fault("eos_token_id", "neither a token id nor a list of them"))?,
+            eos_token_ids: token_ids(self.get("eos_token_id")).ok_or_else(|| {
+                self.fault("eos_token_id", "neither a token id nor a list of them")
+            })?,
         };
         self.check(&config)?;
         Ok(config)
@@ -189,18 +191,30 @@ impl Fields {
         if let Some(kind) = self.get("model_type")
             && kind != "qwen2"
         {
-            return Err(self.fault("model_type", format!("{kind} is not supported, only \"qwen2\"")));
+            return Err(self.fault(
+                "model_type",
+                format!("{kind} is not supported, only \"qwen2\""),
+            ));
         }
         if let Some(act) = self.get("hidden_act")
             && act != "silu"
         {
-            return Err(self.fault("hidden_act", format!("{act} is not supported, only \"silu\"")));
+            return Err(self.fault(
+                "hidden_act",
+                format!("{act} is not supported, only \"silu\""),
+            ));
         }
-        if self.get("rope_scaling").is_some_and(|scaling| !is_plain_rope(scaling)) {
+        if self
+            .get("rope_scaling")
+            .is_some_and(|scaling| !is_plain_rope(scaling))
+        {
             return Err(self.fault("rope_scaling", "scaled rotary embeddings are not supported"));
         }
         if self.flag("use_sliding_window")? {
-            return Err(self.fault("use_sliding_window", "sliding-window attention is not supported"));
+            return Err(self.fault(
+                "use_sliding_window",
+                "sliding-window attention is not supported",
+            ));
         }
         if self.get("quantization_config").is_some() {
             let reason = "quantised weights are not supported; take the full-precision checkpoint";
@@ -234,7 +248,9 @@ impl Fields {
     }
 
     fn size(&self, field: &'static str) -> Result<usize> {
-        let value = self.get(field).ok_or_else(|| self.fault(field, "missing"))?;
+        let value = self
+            .get(field)
+            .ok_or_else(|| self.fault(field, "missing"))?;
         // An upper bound keeps products of two sizes far from overflow, whatever the file says.
         match value.as_u64() {
             Some(size @ 1..=0x7fff_ffff) => Ok(size as usize),
@@ -304,7 +320,10 @@ mod tests {
         fields.insert("dtype".into(), "bfloat16".into());
         fields.insert("sliding_window".into(), Value::Null);
         fields.insert("eos_token_id".into(), serde_json::json!([3]));
-        fields.insert("layer_types".into(), serde_json::json!(["full_attention", "full_attention"]));
+        fields.insert(
+            "layer_types".into(),
+            serde_json::json!(["full_attention", "full_attention"]),
+        );
         fields.insert(
             "rope_parameters".into(),
             serde_json::json!({"rope_type": "default", "rope_theta": 1e6}),
@@ -315,15 +334,47 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_by_name() {
         for (field, value, said) in [
-            ("num_attention_heads", serde_json::json!(5), "5 heads do not divide hidden_size 32"),
-            ("num_key_value_heads", serde_json::json!(3), "3 does not divide num_attention_heads 4"),
-            ("rope_scaling", serde_json::json!({"type": "yarn", "factor": 4.0}), "rope_scaling: scaled"),
-            ("hidden_act", serde_json::json!("gelu"), "hidden_act: \"gelu\" is not supported"),
-            ("model_type", serde_json::json!("llama"), "model_type: \"llama\""),
-            ("use_sliding_window", serde_json::json!(true), "use_sliding_window: sliding"),
-            ("hidden_size", serde_json::json!(-1), "hidden_size: -1 is not a size"),
+            (
+                "num_attention_heads",
+                serde_json::json!(5),
+                "5 heads do not divide hidden_size 32",
+            ),
+            (
+                "num_key_value_heads",
+                serde_json::json!(3),
+                "3 does not divide num_attention_heads 4",
+            ),
+            (
+                "rope_scaling",
+                serde_json::json!({"type": "yarn", "factor": 4.0}),
+                "rope_scaling: scaled",
+            ),
+            (
+                "hidden_act",
+                serde_json::json!("gelu"),
+                "hidden_act: \"gelu\" is not supported",
+            ),
+            (
+                "model_type",
+                serde_json::json!("llama"),
+                "model_type: \"llama\"",
+            ),
+            (
+                "use_sliding_window",
+                serde_json::json!(true),
+                "use_sliding_window: sliding",
+            ),
+            (
+                "hidden_size",
+                serde_json::json!(-1),
+                "hidden_size: -1 is not a size",
+            ),
             ("vocab_size", Value::Null, "vocab_size: missing"),
-            ("eos_token_id", serde_json::json!(64), "eos_token_id: 64 is not below vocab_size 64"),
+            (
+                "eos_token_id",
+                serde_json::json!(64),
+                "eos_token_id: 64 is not below vocab_size 64",
+            ),
         ] {
             let mut config = hub();
             config[field] = value;
@@ -336,6 +387,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let config = parse(&hub()).unwrap();
-        assert_eq!(parse(&serde_json::to_value(&config).unwrap()).unwrap(), config);
+        assert_eq!(
+            parse(&serde_json::to_value(&config).unwrap()).unwrap(),
+            config
+        );
     }
 }

@@ -32,13 +32,17 @@ impl TrainSet {
     /// Chats whose last turn, the assistant's, is to be learnt; messages call the first one line 1.
     #[must_use]
     pub fn from_examples(examples: impl IntoIterator<Item = SftExample>) -> Self {
-        Self { rows: (1..).zip(examples.into_iter().map(Row::Chat)).collect() }
+        Self {
+            rows: (1..).zip(examples.into_iter().map(Row::Chat)).collect(),
+        }
     }
 
     /// Rows of tokens, taken as they are.
     #[must_use]
     pub fn from_rows(rows: impl IntoIterator<Item = TokenRow>) -> Self {
-        Self { rows: (1..).zip(rows.into_iter().map(Row::Tokens)).collect() }
+        Self {
+            rows: (1..).zip(rows.into_iter().map(Row::Tokens)).collect(),
+        }
     }
 
     /// Reads a JSON Lines file of `{"messages": [...]}` or `{"input_ids": [...], "labels": [...]}`.
@@ -51,7 +55,11 @@ impl TrainSet {
             // Blank lines are passed over by the reader, so a row's number counts records.
             let (line, value) = (rows.len() as u64 + 1, value?);
             let fault = |reason: String| {
-                TuneError::File(because_core::Error::Line { path: path.to_owned(), line, reason })
+                TuneError::File(because_core::Error::Line {
+                    path: path.to_owned(),
+                    line,
+                    reason,
+                })
             };
             let row = if value.get("input_ids").is_some() {
                 TokenRow::deserialize(&value).map(Row::Tokens)
@@ -97,26 +105,45 @@ impl Sample {
     /// follows the last token learnt, and that token itself, need no computing: nothing is predicted from them.
     pub(crate) fn new(mut ids: Vec<u32>, learnt: impl Fn(usize) -> bool) -> Self {
         let length = ids.len();
-        let targets: Vec<(u32, u32)> =
-            (1..length).filter(|&at| learnt(at)).map(|at| (at as u32 - 1, ids[at])).collect();
+        let targets: Vec<(u32, u32)> = (1..length)
+            .filter(|&at| learnt(at))
+            .map(|at| (at as u32 - 1, ids[at]))
+            .collect();
         ids.truncate(targets.last().map_or(0, |&(at, _)| at as usize + 1));
-        Self { ids, targets, length }
+        Self {
+            ids,
+            targets,
+            length,
+        }
     }
 
     /// # Errors
     /// When labels contradict the tokens or a token is unknown to the model.
-    pub(crate) fn from_row(row: &TokenRow, max_length: usize, vocab_size: usize) -> Result<Self, String> {
+    pub(crate) fn from_row(
+        row: &TokenRow,
+        max_length: usize,
+        vocab_size: usize,
+    ) -> Result<Self, String> {
         let n = row.input_ids.len().min(max_length);
         if let Some(id) = row.input_ids.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(format!("input_ids: {id} is not below vocab_size {vocab_size}"));
+            return Err(format!(
+                "input_ids: {id} is not below vocab_size {vocab_size}"
+            ));
         }
         if let Some(labels) = &row.labels {
             if labels.len() != row.input_ids.len() {
-                return Err(format!("labels: {} for {} input_ids", labels.len(), row.input_ids.len()));
+                return Err(format!(
+                    "labels: {} for {} input_ids",
+                    labels.len(),
+                    row.input_ids.len()
+                ));
             }
             let differs = |(&label, &id): (&i64, &u32)| label != -100 && label != i64::from(id);
             if let Some(at) = labels.iter().zip(&row.input_ids).position(differs) {
-                return Err(format!("labels[{at}]: {} is neither -100 nor the token", labels[at]));
+                return Err(format!(
+                    "labels[{at}]: {} is neither -100 nor the token",
+                    labels[at]
+                ));
             }
         }
         let learnt = |at: usize| row.labels.as_ref().is_none_or(|labels| labels[at] != -100);
@@ -130,27 +157,50 @@ mod tests {
 
     #[test]
     fn only_positions_before_a_learnt_token_are_targets_and_the_rest_is_not_computed() {
-        let row = TokenRow { input_ids: vec![5, 6, 7, 8, 9], labels: Some(vec![-100, -100, 7, 8, -100]) };
+        let row = TokenRow {
+            input_ids: vec![5, 6, 7, 8, 9],
+            labels: Some(vec![-100, -100, 7, 8, -100]),
+        };
         let sample = Sample::from_row(&row, 10, 10).unwrap();
-        assert_eq!((sample.ids.as_slice(), sample.targets.as_slice()), (&[5, 6, 7][..], &[(1, 7), (2, 8)][..]));
+        assert_eq!(
+            (sample.ids.as_slice(), sample.targets.as_slice()),
+            (&[5, 6, 7][..], &[(1, 7), (2, 8)][..])
+        );
         assert_eq!(sample.length, 5);
-        assert!(Sample::from_row(&row, 2, 10).unwrap().targets.is_empty(), "the answer is wholly cut");
+        assert!(
+            Sample::from_row(&row, 2, 10).unwrap().targets.is_empty(),
+            "the answer is wholly cut"
+        );
     }
 
     #[test]
     fn a_label_that_is_not_its_token_is_refused() {
-        let row = TokenRow { input_ids: vec![1, 2], labels: Some(vec![1, 3]) };
-        assert!(Sample::from_row(&row, 9, 9).unwrap_err().starts_with("labels[1]: 3"));
+        let row = TokenRow {
+            input_ids: vec![1, 2],
+            labels: Some(vec![1, 3]),
+        };
+        assert!(
+            Sample::from_row(&row, 9, 9)
+                .unwrap_err()
+                .starts_with("labels[1]: 3")
+        );
     }
 
     #[test]
     fn both_kinds_of_line_are_read_and_others_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.jsonl");
-        std::fs::write(&path, "{\"input_ids\":[1,2]}\n{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n").unwrap();
+        std::fs::write(
+            &path,
+            "{\"input_ids\":[1,2]}\n{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n",
+        )
+        .unwrap();
         assert_eq!(TrainSet::read(&path).unwrap().len(), 2);
         std::fs::write(&path, "{\"input_ids\":[1,2]}\n{\"text\":1}\n").unwrap();
         let error = TrainSet::read(&path).unwrap_err().to_string();
-        assert!(error.ends_with("line 2: has neither messages nor input_ids"), "{error}");
+        assert!(
+            error.ends_with("line 2: has neither messages nor input_ids"),
+            "{error}"
+        );
     }
 }

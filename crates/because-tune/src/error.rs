@@ -77,7 +77,9 @@ pub enum TuneError {
         step: u64,
     },
     /// The loss or the gradients are no longer numbers.
-    #[error("step {step}: {quantity} is {value}; lower the learning rate or look at the rows of this step")]
+    #[error(
+        "step {step}: {quantity} is {value}; lower the learning rate or look at the rows of this step"
+    )]
     NotFinite {
         /// `loss` or `gradient norm`.
         quantity: &'static str,
@@ -103,7 +105,9 @@ pub enum TuneError {
         checkpoint: Option<PathBuf>,
     },
     /// The prompt fills the model's context.
-    #[error("prompt of {prompt_tokens} tokens leaves no room for an answer in a context of {context} tokens")]
+    #[error(
+        "prompt of {prompt_tokens} tokens leaves no room for an answer in a context of {context} tokens"
+    )]
     ContextTooLong {
         /// Tokens of the prompt.
         prompt_tokens: usize,
@@ -119,7 +123,9 @@ pub enum TuneError {
 }
 
 fn kept(checkpoint: Option<&Path>) -> String {
-    checkpoint.map_or_else(String::new, |path| format!("; {} holds everything to go on", path.display()))
+    checkpoint.map_or_else(String::new, |path| {
+        format!("; {} holds everything to go on", path.display())
+    })
 }
 
 impl TuneError {

@@ -37,13 +37,27 @@ pub(crate) fn generate(
     let context = model.config.max_position_embeddings;
     for prompt in prompts {
         if prompt.is_empty() || prompt.len() >= context {
-            return Err(TuneError::ContextTooLong { prompt_tokens: prompt.len(), context });
+            return Err(TuneError::ContextTooLong {
+                prompt_tokens: prompt.len(),
+                context,
+            });
         }
-        if let Some(id) = prompt.iter().find(|&&id| id as usize >= model.config.vocab_size) {
-            return Err(TuneError::Chat { reason: format!("token {id} is unknown to the model") });
+        if let Some(id) = prompt
+            .iter()
+            .find(|&&id| id as usize >= model.config.vocab_size)
+        {
+            return Err(TuneError::Chat {
+                reason: format!("token {id} is unknown to the model"),
+            });
         }
     }
-    let mut done = vec![Continuation { ids: Vec::new(), stopped: false }; prompts.len()];
+    let mut done = vec![
+        Continuation {
+            ids: Vec::new(),
+            stopped: false
+        };
+        prompts.len()
+    ];
     let (mut batch, mut tokens) = (Vec::new(), 0);
     for (index, prompt) in prompts.iter().enumerate() {
         if batch.len() == BATCH || (tokens + prompt.len() > BATCH_TOKENS && !batch.is_empty()) {
@@ -75,16 +89,26 @@ fn run(model: &Qwen, chat: &Chat, mut rows: Vec<Row<'_>>, done: &mut [Continuati
         });
         let tokens = Tokens::after(new);
         let hidden = model.hidden_cached(&tokens, &mut cache)?;
-        let last: Vec<u32> = tokens.segments.iter().map(|segment| (segment.start + segment.len - 1) as u32).collect();
+        let last: Vec<u32> = tokens
+            .segments
+            .iter()
+            .map(|segment| (segment.start + segment.len - 1) as u32)
+            .collect();
         let mut logits = values(&model.logits(&hidden, &last)?)?;
         let mut keep = Vec::with_capacity(rows.len());
-        for (row, logits) in rows.iter_mut().zip(logits.chunks_mut(model.config.vocab_size)) {
+        for (row, logits) in rows
+            .iter_mut()
+            .zip(logits.chunks_mut(model.config.vocab_size))
+        {
             let next = row.sampler.choose(&mut logits[..known], &row.ids);
             row.ids.push(next);
             let stopped = chat.stops().contains(&next);
             let ended = stopped || row.ids.len() - row.prompt >= row.room;
             if ended {
-                done[row.index] = Continuation { ids: row.ids[row.prompt..].to_vec(), stopped };
+                done[row.index] = Continuation {
+                    ids: row.ids[row.prompt..].to_vec(),
+                    stopped,
+                };
             }
             keep.push(!ended);
         }

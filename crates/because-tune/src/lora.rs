@@ -31,7 +31,10 @@ impl Default for LoraConfig {
             rank: 8,
             alpha: 16.0,
             dropout: 0.0,
-            target_modules: PROJECTIONS.iter().map(|&(_, name)| name.to_owned()).collect(),
+            target_modules: PROJECTIONS
+                .iter()
+                .map(|&(_, name)| name.to_owned())
+                .collect(),
             rslora: false,
         }
     }
@@ -67,7 +70,10 @@ impl LoraConfig {
             return fault("alpha", format!("{} is not a positive number", self.alpha));
         }
         if self.dropout != 0.0 {
-            return fault("dropout", format!("{} is not supported, only 0", self.dropout));
+            return fault(
+                "dropout",
+                format!("{} is not supported, only 0", self.dropout),
+            );
         }
         if self.target_modules.is_empty() {
             return fault("target_modules", "names no projection".into());
@@ -76,7 +82,10 @@ impl LoraConfig {
         match self.target_modules.iter().find(|name| !known(name)) {
             Some(name) => {
                 let all = PROJECTIONS.map(|(_, name)| name).join(", ");
-                fault("target_modules", format!("{name:?} is not a projection; there are {all}"))
+                fault(
+                    "target_modules",
+                    format!("{name:?} is not a projection; there are {all}"),
+                )
             }
             None => Ok(()),
         }
@@ -99,7 +108,13 @@ impl LoraConfig {
                     _ => (d, d),
                 };
                 let path = format!("model.layers.{layer}.{block}.{name}");
-                pairs.push(LoraPair { layer, projection, path, input, output });
+                pairs.push(LoraPair {
+                    layer,
+                    projection,
+                    path,
+                    input,
+                    output,
+                });
             }
         }
         pairs
@@ -112,11 +127,19 @@ impl LoraConfig {
         Parameters::new(pairs.iter().flat_map(|pair| {
             let a = format!("{}.lora_A.weight", pair.path);
             let mut rng = generator(seed, &a);
-            let values = uniform(&mut rng, self.rank * pair.input, 1.0 / (pair.input as f64).sqrt());
+            let values = uniform(
+                &mut rng,
+                self.rank * pair.input,
+                1.0 / (pair.input as f64).sqrt(),
+            );
             let b = format!("{}.lora_B.weight", pair.path);
             [
                 (a, vec![self.rank, pair.input], values),
-                (b, vec![pair.output, self.rank], vec![0.0; pair.output * self.rank]),
+                (
+                    b,
+                    vec![pair.output, self.rank],
+                    vec![0.0; pair.output * self.rank],
+                ),
             ]
         }))
     }
@@ -137,17 +160,46 @@ mod tests {
 
     #[test]
     fn the_scale_follows_the_two_papers() {
-        let config = LoraConfig { rank: 16, alpha: 32.0, ..LoraConfig::default() };
+        let config = LoraConfig {
+            rank: 16,
+            alpha: 32.0,
+            ..LoraConfig::default()
+        };
         assert_eq!(config.scale(), 2.0);
-        assert_eq!(LoraConfig { rslora: true, ..config }.scale(), 8.0);
+        assert_eq!(
+            LoraConfig {
+                rslora: true,
+                ..config
+            }
+            .scale(),
+            8.0
+        );
     }
 
     #[test]
     fn settings_out_of_range_are_named() {
         for (config, said) in [
-            (LoraConfig { rank: 0, ..LoraConfig::default() }, "rank: 0"),
-            (LoraConfig { dropout: 0.1, ..LoraConfig::default() }, "dropout: 0.1 is not supported"),
-            (LoraConfig { target_modules: vec!["lm_head".into()], ..LoraConfig::default() }, "\"lm_head\""),
+            (
+                LoraConfig {
+                    rank: 0,
+                    ..LoraConfig::default()
+                },
+                "rank: 0",
+            ),
+            (
+                LoraConfig {
+                    dropout: 0.1,
+                    ..LoraConfig::default()
+                },
+                "dropout: 0.1 is not supported",
+            ),
+            (
+                LoraConfig {
+                    target_modules: vec!["lm_head".into()],
+                    ..LoraConfig::default()
+                },
+                "\"lm_head\"",
+            ),
         ] {
             let error = config.check().unwrap_err().to_string();
             assert!(error.contains(said), "{error}");

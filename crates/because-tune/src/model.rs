@@ -5,7 +5,8 @@ use candle_core::{Device, Tensor};
 use crate::config::QwenConfig;
 use crate::error::Result;
 use crate::ops::{
-    self, AttentionShape, LayerCache, Rope, Segment, add_bias, frozen_linear, linear, lora_linear, rms_norm, swiglu,
+    self, AttentionShape, LayerCache, Rope, Segment, add_bias, frozen_linear, linear, lora_linear,
+    rms_norm, swiglu,
 };
 use crate::weights::Weights;
 
@@ -76,14 +77,22 @@ impl Tokens {
             .map(|(sequence, past)| {
                 let start = ids.len();
                 ids.extend_from_slice(sequence);
-                Segment { start, len: sequence.len(), past }
+                Segment {
+                    start,
+                    len: sequence.len(),
+                    past,
+                }
             })
             .collect();
         Self { ids, segments }
     }
 
     fn reach(&self) -> usize {
-        self.segments.iter().map(|segment| segment.past + segment.len).max().unwrap_or(0)
+        self.segments
+            .iter()
+            .map(|segment| segment.past + segment.len)
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -97,13 +106,17 @@ pub(crate) struct Cache {
 impl Cache {
     pub(crate) fn new(sequences: usize, config: &QwenConfig) -> Self {
         let shape = attention_shape(config);
-        let layers = (0..config.num_hidden_layers).map(|_| LayerCache::new(sequences, shape)).collect();
+        let layers = (0..config.num_hidden_layers)
+            .map(|_| LayerCache::new(sequences, shape))
+            .collect();
         Self { layers, shape }
     }
 
     /// Forgets the sequences for which `keep` is false.
     pub(crate) fn retain(&mut self, keep: &[bool]) {
-        self.layers.iter_mut().for_each(|layer| layer.retain(keep, self.shape));
+        self.layers
+            .iter_mut()
+            .for_each(|layer| layer.retain(keep, self.shape));
     }
 }
 
@@ -117,7 +130,9 @@ fn attention_shape(config: &QwenConfig) -> AttentionShape {
 
 impl std::fmt::Debug for Qwen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Qwen").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Qwen")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -146,11 +161,25 @@ impl Qwen {
             false => weights.take("lm_head.weight"),
         };
         let rope = Rope::new(config.rope_theta, config.head_dim());
-        Self { config, embedding, layers, norm, head, rope }
+        Self {
+            config,
+            embedding,
+            layers,
+            norm,
+            head,
+            rope,
+        }
     }
 
     /// Lays a low-rank pair over a projection, by the projection's index in [`PROJECTIONS`].
-    pub(crate) fn adapt(&mut self, layer: usize, projection: usize, a: Tensor, b: Tensor, scale: f32) {
+    pub(crate) fn adapt(
+        &mut self,
+        layer: usize,
+        projection: usize,
+        a: Tensor,
+        b: Tensor,
+        scale: f32,
+    ) {
         self.layers[layer].projections[projection].lora = Some((a, b, scale));
     }
 
@@ -162,10 +191,14 @@ impl Qwen {
         let weights = weights.chain(projections().map(|projection| &projection.weight));
         let adapters = projections().filter_map(|projection| projection.lora.as_ref());
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut eat = |value: f32| hash = (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3);
+        let mut eat =
+            |value: f32| hash = (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3);
         for weight in weights {
             ops::with_slice(weight, |values| {
-                values.iter().step_by(values.len().div_ceil(SAMPLE)).for_each(|&value| eat(value));
+                values
+                    .iter()
+                    .step_by(values.len().div_ceil(SAMPLE))
+                    .for_each(|&value| eat(value));
                 Ok(())
             })?;
         }
@@ -193,18 +226,32 @@ impl Qwen {
 
     /// Summed cross-entropy of the rows' next tokens over `denominator`: `targets` are pairs of a row of `tokens` and the
     /// token that should follow it. Only these rows meet the output projection.
-    pub(crate) fn loss(&self, tokens: &Tokens, targets: &[(u32, u32)], denominator: f64) -> Result<Tensor> {
+    pub(crate) fn loss(
+        &self,
+        tokens: &Tokens,
+        targets: &[(u32, u32)],
+        denominator: f64,
+    ) -> Result<Tensor> {
         let (rows, classes): (Vec<u32>, Vec<u32>) = targets.iter().copied().unzip();
         let hidden = self.hidden(tokens)?;
         let rows = Tensor::from_vec(rows, targets.len(), &Device::Cpu)?;
         let hidden = hidden.index_select(&rows, 0)?;
-        Ok(ops::cross_entropy(&hidden, &self.head, classes, denominator)?)
+        Ok(ops::cross_entropy(
+            &hidden,
+            &self.head,
+            classes,
+            denominator,
+        )?)
     }
 
     /// Logits `[n, v]` of the given rows of hidden states.
     pub(crate) fn logits(&self, hidden: &Tensor, rows: &[u32]) -> Result<Tensor> {
         let rows = Tensor::new(rows, &Device::Cpu)?;
-        Ok(frozen_linear(&hidden.index_select(&rows, 0)?, &self.head, None)?)
+        Ok(frozen_linear(
+            &hidden.index_select(&rows, 0)?,
+            &self.head,
+            None,
+        )?)
     }
 
     fn run(&self, tokens: &Tokens, mut cache: Option<&mut Cache>) -> Result<Tensor> {
@@ -215,7 +262,11 @@ impl Qwen {
         for (index, layer) in self.layers.iter().enumerate() {
             let [q, k, v, o, gate, up, down] = &layer.projections;
             let normed = self.normed(&x, &layer.input_norm)?;
-            let (q, k, v) = (q.forward(&normed)?, k.forward(&normed)?, v.forward(&normed)?);
+            let (q, k, v) = (
+                q.forward(&normed)?,
+                k.forward(&normed)?,
+                v.forward(&normed)?,
+            );
             let mixed = match &mut cache {
                 None => ops::attention((&q, &k, &v), shape, &tokens.segments, &rope)?,
                 Some(cache) => {

@@ -21,7 +21,12 @@ pub(crate) struct Gradients(pub(crate) Vec<Vec<f32>>);
 
 impl Gradients {
     pub(crate) fn zeros(parameters: &Parameters) -> Self {
-        Self(parameters.iter().map(|(_, variable)| vec![0.0; variable.elem_count()]).collect())
+        Self(
+            parameters
+                .iter()
+                .map(|(_, variable)| vec![0.0; variable.elem_count()])
+                .collect(),
+        )
     }
 
     pub(crate) fn clear(&mut self) {
@@ -37,19 +42,28 @@ impl Gradients {
         step: u64,
     ) -> Result<()> {
         for ((name, variable), into) in parameters.iter().zip(&mut self.0) {
-            let gradient = store.remove(variable).ok_or_else(|| TuneError::NoGradient {
-                parameter: name.to_owned(),
-                step,
-            })?;
+            let gradient = store
+                .remove(variable)
+                .ok_or_else(|| TuneError::NoGradient {
+                    parameter: name.to_owned(),
+                    step,
+                })?;
             let new = values(&gradient)?;
-            into.iter_mut().zip(&new).for_each(|(into, new)| *into += new);
+            into.iter_mut()
+                .zip(&new)
+                .for_each(|(into, new)| *into += new);
         }
         Ok(())
     }
 
     /// The Euclidean norm over all parameters together.
     pub(crate) fn norm(&self) -> f64 {
-        let square = |gradient: &Vec<f32>| gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+        let square = |gradient: &Vec<f32>| {
+            gradient
+                .iter()
+                .map(|&g| f64::from(g) * f64::from(g))
+                .sum::<f64>()
+        };
         self.0.iter().map(square).sum::<f64>().sqrt()
     }
 
@@ -58,7 +72,10 @@ impl Gradients {
         let norm = self.norm();
         let factor = most / (norm + 1e-6);
         if most > 0.0 && factor < 1.0 {
-            self.0.iter_mut().flatten().for_each(|g| *g *= factor as f32);
+            self.0
+                .iter_mut()
+                .flatten()
+                .for_each(|g| *g *= factor as f32);
         }
         norm
     }
@@ -85,11 +102,20 @@ impl AdamW {
             .iter()
             .map(|(_, variable)| (zeros(variable.elem_count()), zeros(variable.elem_count())))
             .collect();
-        Self { decay, step: 0, moments }
+        Self {
+            decay,
+            step: 0,
+            moments,
+        }
     }
 
     /// Moves every parameter once.
-    pub(crate) fn step(&mut self, parameters: &Parameters, gradients: &Gradients, rate: f64) -> Result<()> {
+    pub(crate) fn step(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &Gradients,
+        rate: f64,
+    ) -> Result<()> {
         const BETA: (f64, f64) = (0.9, 0.999);
         self.step += 1;
         let corrected = |beta: f64| 1.0 - beta.powf(self.step as f64);
@@ -127,7 +153,9 @@ mod tests {
     #[test]
     fn the_schedule_is_the_reference_one() {
         // get_cosine_schedule_with_warmup(num_warmup_steps=2, num_training_steps=10), evaluated by hand.
-        let rates: Vec<f64> = [0, 1, 2, 6, 10].map(|step| cosine_with_warmup(step, 2, 10)).to_vec();
+        let rates: Vec<f64> = [0, 1, 2, 6, 10]
+            .map(|step| cosine_with_warmup(step, 2, 10))
+            .to_vec();
         for (rate, expected) in rates.iter().zip([0.0, 0.5, 1.0, 0.5, 0.0]) {
             assert!((rate - expected).abs() < 1e-12, "{rates:?}");
         }
@@ -139,9 +167,13 @@ mod tests {
         // After one step m / (1 - b1) = g and v / (1 - b2) = g^2, so p moves by lr g / |g|, after its decay.
         let parameters = Parameters::new([("p".into(), vec![2], vec![1.0, -2.0])]).unwrap();
         let mut adam = AdamW::new(&parameters, 0.1);
-        adam.step(&parameters, &Gradients(vec![vec![0.5, -3.0]]), 0.01).unwrap();
+        adam.step(&parameters, &Gradients(vec![vec![0.5, -3.0]]), 0.01)
+            .unwrap();
         let p = values(&parameters.tracked()[0]).unwrap();
-        assert!((p[0] - (0.999 - 0.01)).abs() < 1e-6 && (p[1] - (-1.998 + 0.01)).abs() < 1e-6, "{p:?}");
+        assert!(
+            (p[0] - (0.999 - 0.01)).abs() < 1e-6 && (p[1] - (-1.998 + 0.01)).abs() < 1e-6,
+            "{p:?}"
+        );
     }
 
     #[test]
@@ -155,10 +187,18 @@ mod tests {
 
     #[test]
     fn a_parameter_outside_of_the_graph_is_an_error_that_names_it() {
-        let parameters =
-            Parameters::new([("in".into(), vec![1], vec![1.0]), ("out".into(), vec![1], vec![1.0])]).unwrap();
+        let parameters = Parameters::new([
+            ("in".into(), vec![1], vec![1.0]),
+            ("out".into(), vec![1], vec![1.0]),
+        ])
+        .unwrap();
         let store = parameters.tracked()[0].sqr().unwrap().backward().unwrap();
-        let error = Gradients::zeros(&parameters).accumulate(&parameters, store, 3).unwrap_err();
-        assert_eq!(error.to_string(), "step 3: parameter out received no gradient");
+        let error = Gradients::zeros(&parameters)
+            .accumulate(&parameters, store, 3)
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "step 3: parameter out received no gradient"
+        );
     }
 }

@@ -10,7 +10,9 @@ pub(crate) struct Parameters(Vec<(String, Var)>);
 
 impl Parameters {
     /// Makes a variable of each named tensor of numbers.
-    pub(crate) fn new(tensors: impl IntoIterator<Item = (String, Vec<usize>, Vec<f32>)>) -> Result<Self> {
+    pub(crate) fn new(
+        tensors: impl IntoIterator<Item = (String, Vec<usize>, Vec<f32>)>,
+    ) -> Result<Self> {
         let variables = tensors
             .into_iter()
             .map(|(name, shape, values)| Ok((name, Var::from_vec(values, shape, &Device::Cpu)?)));
@@ -18,31 +20,42 @@ impl Parameters {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.0.iter().map(|(name, variable)| (name.as_str(), variable))
+        self.0
+            .iter()
+            .map(|(name, variable)| (name.as_str(), variable))
     }
 
     /// The variables themselves, to be built into a model that learns.
     pub(crate) fn tracked(&self) -> Vec<Tensor> {
-        self.0.iter().map(|(_, variable)| variable.as_tensor().clone()).collect()
+        self.0
+            .iter()
+            .map(|(_, variable)| variable.as_tensor().clone())
+            .collect()
     }
 
     /// Their values, to be built into a model that only answers and keeps no graph.
     pub(crate) fn frozen(&self) -> Vec<Tensor> {
-        self.0.iter().map(|(_, variable)| variable.as_detached_tensor()).collect()
+        self.0
+            .iter()
+            .map(|(_, variable)| variable.as_detached_tensor())
+            .collect()
     }
 
     /// How many numbers there are.
     pub(crate) fn elements(&self) -> u64 {
-        self.0.iter().map(|(_, variable)| variable.elem_count() as u64).sum()
+        self.0
+            .iter()
+            .map(|(_, variable)| variable.elem_count() as u64)
+            .sum()
     }
 }
 
 /// A generator of its own for each tensor, so that its values do not depend on which others there are.
 pub(crate) fn generator(seed: u64, name: &str) -> ChaCha8Rng {
     // FNV-1a: stable for ever, and the cipher behind the seed does the mixing.
-    let hash = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&hash.to_le_bytes());

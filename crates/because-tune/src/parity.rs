@@ -21,7 +21,9 @@ use crate::weights::Weights;
 use crate::{TrainConfig, TrainEvent, Trainer};
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/parity")
+        .join(name)
 }
 
 fn json(name: &str) -> serde_json::Value {
@@ -48,14 +50,27 @@ fn samples() -> Vec<Sample> {
 }
 
 fn plan() -> Plan {
-    Plan { steps: 10, warmup: 2, rate: 1e-2, decay: 0.01, clip: 1.0, batch: 2, accumulation: 2, shuffle: false, seed: 0 }
+    Plan {
+        steps: 10,
+        warmup: 2,
+        rate: 1e-2,
+        decay: 0.01,
+        clip: 1.0,
+        batch: 2,
+        accumulation: 2,
+        shuffle: false,
+        seed: 0,
+    }
 }
 
 /// Largest difference, relative to the largest of the expected values.
 fn distance(is: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(is.len(), expected.len());
     let top = expected.iter().fold(0f32, |top, x| top.max(x.abs()));
-    is.iter().zip(expected).fold(0f32, |worst, (a, b)| worst.max((a - b).abs())) / top
+    is.iter()
+        .zip(expected)
+        .fold(0f32, |worst, (a, b)| worst.max((a - b).abs()))
+        / top
 }
 
 #[test]
@@ -76,10 +91,15 @@ fn logits_are_those_of_transformers() {
     let hidden = model.hidden(&tokens).unwrap();
     let padded = expected.len() / 3 / 64;
     for (row, segment) in tokens.segments.iter().enumerate() {
-        let at: Vec<u32> = (segment.start..segment.start + segment.len).map(|row| row as u32).collect();
+        let at: Vec<u32> = (segment.start..segment.start + segment.len)
+            .map(|row| row as u32)
+            .collect();
         let logits = values(&model.logits(&hidden, &at).unwrap()).unwrap();
         let begin = row * padded * 64;
-        for (a, b) in logits.iter().zip(&expected[begin..begin + segment.len * 64]) {
+        for (a, b) in logits
+            .iter()
+            .zip(&expected[begin..begin + segment.len * 64])
+        {
             assert!((a - b).abs() < 2e-6, "{a} against {b}");
         }
     }
@@ -121,16 +141,27 @@ fn ten_steps_give_pefts_losses_and_weights() {
     let mut steps = Vec::new();
     Trainer::new(config)
         .init_adapter(data("adapter"))
-        .run(&data("base"), &TrainSet::read(&data("tokens.jsonl")).unwrap(), out.path(), &mut |event| {
-            if let TrainEvent::Step(record) = event {
-                steps.push((record.loss, record.grad_norm));
-            }
-        })
+        .run(
+            &data("base"),
+            &TrainSet::read(&data("tokens.jsonl")).unwrap(),
+            out.path(),
+            &mut |event| {
+                if let TrainEvent::Step(record) = event {
+                    steps.push((record.loss, record.grad_norm));
+                }
+            },
+        )
         .unwrap();
     let expected = json("train.json");
     for (step, (loss, norm)) in steps.iter().enumerate() {
-        assert!((loss - expected["losses"][step].as_f64().unwrap()).abs() < 2e-6, "step {step}: {loss}");
-        assert!((norm - expected["grad_norms"][step].as_f64().unwrap()).abs() < 1e-5, "step {step}: {norm}");
+        assert!(
+            (loss - expected["losses"][step].as_f64().unwrap()).abs() < 2e-6,
+            "step {step}: {loss}"
+        );
+        assert!(
+            (norm - expected["grad_norms"][step].as_f64().unwrap()).abs() < 1e-5,
+            "step {step}: {norm}"
+        );
     }
     let trained = read_tensors(&out.path().join("adapter_model.safetensors")).unwrap();
     let expected = read_tensors(&data("trained.safetensors")).unwrap();
@@ -153,7 +184,12 @@ fn a_batch_has_the_gradients_of_its_rows_whatever_their_lengths() {
         session.gradients().0.clone()
     };
     let together = gradients(&[samples[..5].iter().collect()]);
-    let alone = gradients(&samples[..5].iter().map(|sample| vec![sample]).collect::<Vec<_>>());
+    let alone = gradients(
+        &samples[..5]
+            .iter()
+            .map(|sample| vec![sample])
+            .collect::<Vec<_>>(),
+    );
     for (together, alone) in together.iter().zip(&alone) {
         assert!(distance(together, alone) < 1e-5);
     }
@@ -163,13 +199,26 @@ fn a_batch_has_the_gradients_of_its_rows_whatever_their_lengths() {
 fn frozen_weights_do_not_move_and_every_adapter_does() {
     let folder = BaseFolder::open(&data("base")).unwrap();
     let mut weights = Weights::read(&folder.path, &folder.config).unwrap();
-    let held: Vec<_> = folder.config.tensors().into_iter().map(|(name, _)| (name.clone(), weights.take(&name))).collect();
-    let before: Vec<Vec<f32>> = held.iter().map(|(_, tensor)| values(tensor).unwrap()).collect();
+    let held: Vec<_> = folder
+        .config
+        .tensors()
+        .into_iter()
+        .map(|(name, _)| (name.clone(), weights.take(&name)))
+        .collect();
+    let before: Vec<Vec<f32>> = held
+        .iter()
+        .map(|(_, tensor)| values(tensor).unwrap())
+        .collect();
     let mut model = Qwen::new(folder.config.clone(), Weights::from_tensors(held.clone()));
     let (lora, parameters) = adapter::read(&data("adapter"), &folder.config).unwrap();
     lora.attach(&mut model, &parameters.tracked());
-    let start: Vec<Vec<f32>> = parameters.iter().map(|(_, var)| values(var).unwrap()).collect();
-    Session::new(plan(), &model, &parameters, None).run(&samples(), |_, _| Ok(())).unwrap();
+    let start: Vec<Vec<f32>> = parameters
+        .iter()
+        .map(|(_, var)| values(var).unwrap())
+        .collect();
+    Session::new(plan(), &model, &parameters, None)
+        .run(&samples(), |_, _| Ok(()))
+        .unwrap();
     for ((name, tensor), before) in held.iter().zip(&before) {
         assert_eq!(&values(tensor).unwrap(), before, "{name}");
     }
@@ -183,7 +232,10 @@ fn frozen_weights_do_not_move_and_every_adapter_does() {
 #[test]
 fn gradients_of_all_weights_agree_with_finite_differences() {
     let folder = BaseFolder::open(&data("base")).unwrap();
-    let tied = [true, false].map(|tied| crate::QwenConfig { tie_word_embeddings: tied, ..folder.config.clone() });
+    let tied = [true, false].map(|tied| crate::QwenConfig {
+        tie_word_embeddings: tied,
+        ..folder.config.clone()
+    });
     for config in tied {
         let draw = |name: &str, count| normal(&mut generator(3, name), count, 0.3);
         let tensors = config.tensors();
@@ -192,7 +244,9 @@ fn gradients_of_all_weights_agree_with_finite_differences() {
             (name, shape, values)
         }))
         .unwrap();
-        let named = parameters.iter().map(|(name, var)| (name.to_owned(), var.as_tensor().clone()));
+        let named = parameters
+            .iter()
+            .map(|(name, var)| (name.to_owned(), var.as_tensor().clone()));
         let model = Qwen::new(config.clone(), Weights::from_tensors(named));
         let samples = samples();
         let batch: Vec<&Sample> = samples[..4].iter().collect();
@@ -201,21 +255,35 @@ fn gradients_of_all_weights_agree_with_finite_differences() {
         let gradients = session.gradients().0.clone();
         for ((name, var), gradient) in parameters.iter().zip(&gradients) {
             let direction = normal(&mut generator(4, name), gradient.len(), 1.0);
-            let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+            let slope: f64 = gradient
+                .iter()
+                .zip(&direction)
+                .map(|(g, d)| f64::from(*g) * f64::from(*d))
+                .sum();
             let base = values(var).unwrap();
             let mut loss_at = |shift: f32| {
-                set(var, base.iter().zip(&direction).map(|(b, d)| b + shift * d).collect());
+                set(
+                    var,
+                    base.iter()
+                        .zip(&direction)
+                        .map(|(b, d)| b + shift * d)
+                        .collect(),
+                );
                 session.accumulate(&batch, 40.0).unwrap()
             };
             let shift = 1e-3;
             let measured = (loss_at(shift) - loss_at(-shift)) / (2.0 * f64::from(shift));
             set(var, base.clone());
-            assert!((measured - slope).abs() < 0.02 * slope.abs().max(0.1), "{name}: {measured} against {slope}");
+            assert!(
+                (measured - slope).abs() < 0.02 * slope.abs().max(0.1),
+                "{name}: {measured} against {slope}"
+            );
         }
     }
 }
 
 fn set(var: &Var, values: Vec<f32>) {
-    let tensor = candle_core::Tensor::from_vec(values, var.shape(), &candle_core::Device::Cpu).unwrap();
+    let tensor =
+        candle_core::Tensor::from_vec(values, var.shape(), &candle_core::Device::Cpu).unwrap();
     var.set(&tensor).unwrap();
 }

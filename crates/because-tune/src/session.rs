@@ -66,7 +66,12 @@ pub(crate) enum End {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(plan: Plan, model: &'a Qwen, parameters: &'a Parameters, cancel: Option<Arc<AtomicBool>>) -> Self {
+    pub(crate) fn new(
+        plan: Plan,
+        model: &'a Qwen,
+        parameters: &'a Parameters,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> Self {
         Self {
             optimizer: AdamW::new(parameters, plan.decay),
             gradients: Gradients::zeros(parameters),
@@ -86,7 +91,11 @@ impl<'a> Session<'a> {
         mut after: impl FnMut(&Self, StepRecord) -> Result<()>,
     ) -> Result<End> {
         while self.optimizer.step < self.plan.steps {
-            if self.cancel.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            if self
+                .cancel
+                .as_ref()
+                .is_some_and(|flag| flag.load(Ordering::Relaxed))
+            {
                 return Ok(End::Cancelled);
             }
             let record = self.step(samples)?;
@@ -98,8 +107,10 @@ impl<'a> Session<'a> {
     fn step(&mut self, samples: &[Sample]) -> Result<StepRecord> {
         let (begun, done) = (Instant::now(), self.optimizer.step);
         let rows: Vec<usize> = self.rows(done, samples.len());
-        let batches: Vec<Vec<&Sample>> =
-            rows.chunks(self.plan.batch).map(|rows| rows.iter().map(|&row| &samples[row]).collect()).collect();
+        let batches: Vec<Vec<&Sample>> = rows
+            .chunks(self.plan.batch)
+            .map(|rows| rows.iter().map(|&row| &samples[row]).collect())
+            .collect();
         // Over all micro-batches together: a mean of their means would weigh short answers more.
         let supervised: usize = rows.iter().map(|&row| samples[row].targets.len()).sum();
         self.gradients.clear();
@@ -110,13 +121,21 @@ impl<'a> Session<'a> {
         let (step, grad_norm) = (done + 1, self.gradients.clip(self.plan.clip));
         for (quantity, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
-                return Err(TuneError::NotFinite { quantity, value, step });
+                return Err(TuneError::NotFinite {
+                    quantity,
+                    value,
+                    step,
+                });
             }
         }
-        let learning_rate = self.plan.rate * cosine_with_warmup(done, self.plan.warmup, self.plan.steps);
-        self.optimizer.step(self.parameters, &self.gradients, learning_rate)?;
+        let learning_rate =
+            self.plan.rate * cosine_with_warmup(done, self.plan.warmup, self.plan.steps);
+        self.optimizer
+            .step(self.parameters, &self.gradients, learning_rate)?;
         self.unpadded = rows.iter().map(|&row| samples[row].length as u64).sum();
-        let padded = |batch: &Vec<&Sample>| batch.len() * batch.iter().map(|row| row.length).max().unwrap_or(0);
+        let padded = |batch: &Vec<&Sample>| {
+            batch.len() * batch.iter().map(|row| row.length).max().unwrap_or(0)
+        };
         Ok(StepRecord {
             step,
             loss,
@@ -135,12 +154,16 @@ impl<'a> Session<'a> {
             .iter()
             .zip(tokens.segments.iter())
             .flat_map(|(sample, segment)| {
-                sample.targets.iter().map(move |&(at, token)| (at + segment.start as u32, token))
+                sample
+                    .targets
+                    .iter()
+                    .map(move |&(at, token)| (at + segment.start as u32, token))
             })
             .collect();
         let loss = self.model.loss(&tokens, &targets, supervised)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
-        self.gradients.accumulate(self.parameters, loss.backward()?, self.optimizer.step + 1)?;
+        self.gradients
+            .accumulate(self.parameters, loss.backward()?, self.optimizer.step + 1)?;
         Ok(value)
     }
 

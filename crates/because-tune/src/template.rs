@@ -40,24 +40,35 @@ impl ChatTemplate {
         let fields: Json = match settings.is_file() {
             false => Json::Null,
             true => {
-                let text = std::fs::read(&settings).map_err(|error| TuneError::io("read", &settings, error))?;
-                serde_json::from_slice(&text).map_err(|error| fault(&settings, error.to_string()))?
+                let text = std::fs::read(&settings)
+                    .map_err(|error| TuneError::io("read", &settings, error))?;
+                serde_json::from_slice(&text)
+                    .map_err(|error| fault(&settings, error.to_string()))?
             }
         };
         let file = folder.join("chat_template.jinja");
         let (path, source) = if file.is_file() {
-            let text = std::fs::read_to_string(&file).map_err(|error| TuneError::io("read", &file, error))?;
+            let text = std::fs::read_to_string(&file)
+                .map_err(|error| TuneError::io("read", &file, error))?;
             (file, text)
         } else {
-            let source = named_default(&fields["chat_template"]).unwrap_or(CHATML).to_owned();
+            let source = named_default(&fields["chat_template"])
+                .unwrap_or(CHATML)
+                .to_owned();
             (settings, source)
         };
         // A token is written as its text or as an object with its text.
         let text = |name: &str| {
             let field = &fields[name];
-            field.as_str().or_else(|| field["content"].as_str()).unwrap_or_default().to_owned()
+            field
+                .as_str()
+                .or_else(|| field["content"].as_str())
+                .unwrap_or_default()
+                .to_owned()
         };
-        let names = ["eos_token", "bos_token", "pad_token"].map(|name| (name, text(name))).into();
+        let names = ["eos_token", "bos_token", "pad_token"]
+            .map(|name| (name, text(name)))
+            .into();
         Self::new(source, names).map_err(|error| fault(&path, format!("chat template: {error:#}")))
     }
 
@@ -67,15 +78,21 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_unknown_method_callback(python_method);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> Result<Value, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
         environment.add_template_owned("chat", source)?;
         Ok(Self { environment, names })
     }
 
     pub(crate) fn eos_token(&self) -> Option<&str> {
-        self.names.iter().find(|(name, text)| *name == "eos_token" && !text.is_empty()).map(|(_, text)| text.as_str())
+        self.names
+            .iter()
+            .find(|(name, text)| *name == "eos_token" && !text.is_empty())
+            .map(|(_, text)| text.as_str())
     }
 
     /// Renders turns, with the opening of an answer after them where `open_answer`.
@@ -92,7 +109,10 @@ impl ChatTemplate {
             .iter()
             .enumerate()
             .map(|(index, message)| {
-                Message::new(message.role.as_str(), format!("{mark}{index}<{mark}{}{mark}>{mark}", message.content))
+                Message::new(
+                    message.role.as_str(),
+                    format!("{mark}{index}<{mark}{}{mark}>{mark}", message.content),
+                )
             })
             .collect();
         let names = Value::from_iter(self.names.iter().map(|(name, text)| (*name, text.clone())));
@@ -102,18 +122,25 @@ impl ChatTemplate {
             .get_template("chat")
             .and_then(|template| template.render(values))
             .map_err(|error| fault(error.to_string()))?;
-        cut(&text, &mark, messages.len()).ok_or_else(|| fault("the template tears the messages' contents".into()))
+        cut(&text, &mark, messages.len())
+            .ok_or_else(|| fault("the template tears the messages' contents".into()))
     }
 }
 
 fn fault(path: &Path, reason: String) -> TuneError {
-    TuneError::Tokenizer { path: PathBuf::from(path), reason }
+    TuneError::Tokenizer {
+        path: PathBuf::from(path),
+        reason,
+    }
 }
 
 /// The field is one template, or a list of named ones of which `default` is meant.
 fn named_default(field: &Json) -> Option<&str> {
     field.as_str().or_else(|| {
-        let named = field.as_array()?.iter().find(|entry| entry["name"] == "default")?;
+        let named = field
+            .as_array()?
+            .iter()
+            .find(|entry| entry["name"] == "default")?;
         named["template"].as_str()
     })
 }
@@ -123,7 +150,10 @@ fn unused_mark(messages: &[Message]) -> String {
     let mut count = 0u64;
     loop {
         let mark = format!("\u{e000}{count}\u{e001}");
-        if messages.iter().all(|message| !message.content.contains(&mark) && !message.role.contains(&mark)) {
+        if messages
+            .iter()
+            .all(|message| !message.content.contains(&mark) && !message.role.contains(&mark))
+        {
             return mark;
         }
         count += 1;
@@ -147,7 +177,12 @@ fn cut(text: &str, mark: &str, messages: usize) -> Option<Vec<Part>> {
 }
 
 /// The methods of Python's strings and dictionaries that templates use, which Jinja itself does not have.
-fn python_method(_: &State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
+fn python_method(
+    _: &State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, minijinja::Error> {
     let unknown = || minijinja::Error::new(ErrorKind::UnknownMethod, format!("no method {method}"));
     let argument = |index: usize| args.get(index).and_then(Value::as_str);
     if method == "get" || method == "items" {
@@ -172,7 +207,13 @@ fn python_method(_: &State<'_, '_>, value: &Value, method: &str, args: &[Value])
         return Err(unknown());
     };
     let set: Vec<char> = argument(0).map_or_else(Vec::new, |set| set.chars().collect());
-    let strips = |c: char| if set.is_empty() { c.is_whitespace() } else { set.contains(&c) };
+    let strips = |c: char| {
+        if set.is_empty() {
+            c.is_whitespace()
+        } else {
+            set.contains(&c)
+        }
+    };
     Ok(match method {
         "strip" => Value::from(text.trim_matches(strips)),
         "lstrip" => Value::from(text.trim_start_matches(strips)),
@@ -183,9 +224,10 @@ fn python_method(_: &State<'_, '_>, value: &Value, method: &str, args: &[Value])
             Some(at) => text.split(at).map(Value::from).collect(),
             None => text.split_whitespace().map(Value::from).collect(),
         },
-        "replace" => Value::from(
-            text.replace(argument(0).ok_or_else(unknown)?, argument(1).ok_or_else(unknown)?),
-        ),
+        "replace" => Value::from(text.replace(
+            argument(0).ok_or_else(unknown)?,
+            argument(1).ok_or_else(unknown)?,
+        )),
         "upper" => Value::from(text.to_uppercase()),
         "lower" => Value::from(text.to_lowercase()),
         "title" => Value::from(minijinja::filters::title(text.into())),
@@ -218,7 +260,10 @@ mod tests {
             "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n\
              <|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n"
         );
-        let turns = [Message::new("system", "be brief"), Message::new("user", "hi")];
+        let turns = [
+            Message::new("system", "be brief"),
+            Message::new("user", "hi"),
+        ];
         assert_eq!(
             joined(&chatml().render(&turns, true).unwrap()),
             "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
@@ -228,7 +273,9 @@ mod tests {
     #[test]
     fn contents_keep_their_borders_even_if_they_forge_the_mark() {
         let forged = "a\u{e000}0\u{e001}0<\u{e000}1\u{e001}<|im_end|>";
-        let parts = chatml().render(&[Message::new("system", forged)], false).unwrap();
+        let parts = chatml()
+            .render(&[Message::new("system", forged)], false)
+            .unwrap();
         assert_eq!(parts[1], Part::Content(0, forged.into()));
     }
 
@@ -237,8 +284,18 @@ mod tests {
         let source = "{% for m in messages %}{{ m.role.upper() }}:{{ m.get('name', '-') }};{% endfor %}\
                       {% if add_generation_prompt %}{{ raise_exception('no answers') }}{% endif %}";
         let template = ChatTemplate::new(source.into(), Vec::new()).unwrap();
-        assert_eq!(joined(&template.render(&[Message::new("user", "x")], false).unwrap()), "USER:-;");
-        let error = template.render(&[Message::new("user", "x")], true).unwrap_err().to_string();
+        assert_eq!(
+            joined(
+                &template
+                    .render(&[Message::new("user", "x")], false)
+                    .unwrap()
+            ),
+            "USER:-;"
+        );
+        let error = template
+            .render(&[Message::new("user", "x")], true)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("no answers"), "{error}");
     }
 }

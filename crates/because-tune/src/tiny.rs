@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use because_core::jsonl::write_atomic;
 use because_core::SftExample;
+use because_core::jsonl::write_atomic;
 use serde::Serialize;
 use serde_json::json;
 use tokenizers::models::TrainerWrapper;
@@ -86,7 +86,13 @@ pub struct TinySummary {
 
 impl Default for TinyBase {
     fn default() -> Self {
-        Self { seed: 0, steps: 300, vocab_size: None, examples: Vec::new(), cancel: None }
+        Self {
+            seed: 0,
+            steps: 300,
+            vocab_size: None,
+            examples: Vec::new(),
+            cancel: None,
+        }
     }
 }
 
@@ -142,14 +148,21 @@ impl TinyBase {
         out: &Path,
         on_event: &mut dyn FnMut(&TrainEvent),
     ) -> Result<TinySummary> {
-        let texts: Vec<String> = texts.into_iter().filter(|text| !text.trim().is_empty()).collect();
+        let texts: Vec<String> = texts
+            .into_iter()
+            .filter(|text| !text.trim().is_empty())
+            .collect();
         if self.steps == 0 {
-            return Err(TuneError::Setting { field: "steps", reason: "is 0".into() });
+            return Err(TuneError::Setting {
+                field: "steps",
+                reason: "is 0".into(),
+            });
         }
         std::fs::create_dir_all(out).map_err(|error| TuneError::io("create", out, error))?;
         let config_file = out.join("config.json");
         if config_file.exists() {
-            std::fs::remove_file(&config_file).map_err(|error| TuneError::io("replace", &config_file, error))?;
+            std::fs::remove_file(&config_file)
+                .map_err(|error| TuneError::io("replace", &config_file, error))?;
         }
         let vocabulary = self.tokenizer(&texts, out)?;
         let config = config(&vocabulary);
@@ -158,29 +171,52 @@ impl TinyBase {
         let (samples, tokens) = windows(&documents, self.seed);
         if samples.is_empty() {
             let reason = "no text to make a base from".to_owned();
-            return Err(TuneError::Setting { field: "texts", reason });
+            return Err(TuneError::Setting {
+                field: "texts",
+                reason,
+            });
         }
         let (parameters, summary) = self.train(&config, &samples, out, on_event)?;
         let tensors = parameters
             .iter()
-            .map(|(name, variable)| Ok((name.to_owned(), variable.dims().to_vec(), values(variable)?)))
+            .map(|(name, variable)| {
+                Ok((name.to_owned(), variable.dims().to_vec(), values(variable)?))
+            })
             .collect::<Result<Vec<_>>>()?;
         write_tensors(&out.join("model.safetensors"), &tensors, [("format", "pt")])?;
         write_json(&config_file, &described(&config))?;
-        Ok(TinySummary { documents: documents.len(), tokens, vocab_size: vocabulary.size(), ..summary })
+        Ok(TinySummary {
+            documents: documents.len(),
+            tokens,
+            vocab_size: vocabulary.size(),
+            ..summary
+        })
     }
 
     fn tokenizer(&self, texts: &[String], out: &Path) -> Result<Vocabulary> {
-        let contents = self.examples.iter().flat_map(|example| &example.messages).map(|message| &message.content);
+        let contents = self
+            .examples
+            .iter()
+            .flat_map(|example| &example.messages)
+            .map(|message| &message.content);
         let all: Vec<&str> = texts.iter().chain(contents).map(String::as_str).collect();
         let bytes: usize = all.iter().map(|text| text.len()).sum();
         let size = self.vocab_size.unwrap_or((bytes / 64).clamp(512, 4096));
         if size < 256 + SPECIALS.len() {
-            let reason = format!("{size} is below the {} a byte-level tokenizer needs", 256 + SPECIALS.len());
-            return Err(TuneError::Setting { field: "vocab_size", reason });
+            let reason = format!(
+                "{size} is below the {} a byte-level tokenizer needs",
+                256 + SPECIALS.len()
+            );
+            return Err(TuneError::Setting {
+                field: "vocab_size",
+                reason,
+            });
         }
         let path = out.join("tokenizer.json");
-        let fault = |reason: String| TuneError::Tokenizer { path: path.clone(), reason };
+        let fault = |reason: String| TuneError::Tokenizer {
+            path: path.clone(),
+            reason,
+        };
         let text = train_tokenizer(&all, size).map_err(|error| fault(error.to_string()))?;
         write_atomic(&path, |file| file.write_all(text.as_bytes()))?;
         let settings = json!({
@@ -195,7 +231,10 @@ impl TinyBase {
     fn documents(&self, texts: &[String], chat: &Chat) -> Result<Vec<Vec<u32>>> {
         let end = chat.vocabulary.special(END_OF_TEXT);
         let plain = texts.iter().map(|text| chat.vocabulary.encode(text));
-        let chats = self.examples.iter().map(|example| chat.whole(&example.messages));
+        let chats = self
+            .examples
+            .iter()
+            .map(|example| chat.whole(&example.messages));
         plain
             .chain(chats)
             .map(|ids| {
@@ -214,7 +253,9 @@ impl TinyBase {
         on_event: &mut dyn FnMut(&TrainEvent),
     ) -> Result<(Parameters, TinySummary)> {
         let parameters = initial(config, self.seed)?;
-        let tensors = parameters.iter().map(|(name, variable)| (name.to_owned(), variable.as_tensor().clone()));
+        let tensors = parameters
+            .iter()
+            .map(|(name, variable)| (name.to_owned(), variable.as_tensor().clone()));
         let model = Qwen::new(config.clone(), Weights::from_tensors(tensors));
         let plan = Plan {
             steps: self.steps,
@@ -256,7 +297,10 @@ impl TinyBase {
         })?;
         if end == End::Cancelled {
             tracing::info!(folder = %out.display(), "no base was made");
-            return Err(TuneError::Cancelled { step: session.optimizer.step, checkpoint: None });
+            return Err(TuneError::Cancelled {
+                step: session.optimizer.step,
+                checkpoint: None,
+            });
         }
         summary.seconds = begun.elapsed().as_secs_f64();
         Ok((parameters, summary))
@@ -273,7 +317,12 @@ fn windows(documents: &[Vec<u32>], seed: u64) -> (Vec<Sample>, u64) {
         .collect();
     let starts = (0..stream.len().saturating_sub(1)).step_by(WINDOW);
     let window = |start: usize| stream[start..stream.len().min(start + WINDOW + 1)].to_vec();
-    (starts.map(|start| Sample::new(window(start), |_| true)).collect(), stream.len() as u64)
+    (
+        starts
+            .map(|start| Sample::new(window(start), |_| true))
+            .collect(),
+        stream.len() as u64,
+    )
 }
 
 fn config(vocabulary: &Vocabulary) -> QwenConfig {
@@ -289,7 +338,10 @@ fn config(vocabulary: &Vocabulary) -> QwenConfig {
         rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         tie_word_embeddings: true,
-        eos_token_ids: ["<|im_end|>", END_OF_TEXT].iter().filter_map(|name| vocabulary.special(name)).collect(),
+        eos_token_ids: ["<|im_end|>", END_OF_TEXT]
+            .iter()
+            .filter_map(|name| vocabulary.special(name))
+            .collect(),
     }
 }
 
@@ -318,14 +370,22 @@ fn initial(config: &QwenConfig, seed: u64) -> Result<Parameters> {
             vec![0.0; count]
         } else {
             let writes = name.contains("o_proj") || name.contains("down_proj");
-            normal(&mut generator(seed, &name), count, 0.02 / if writes { writers } else { 1.0 })
+            normal(
+                &mut generator(seed, &name),
+                count,
+                0.02 / if writes { writers } else { 1.0 },
+            )
         };
         (name, shape, values)
     }))
 }
 
 fn train_tokenizer(texts: &[&str], size: usize) -> tokenizers::Result<String> {
-    let split = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Isolated, false)?;
+    let split = Split::new(
+        SplitPattern::Regex(WORDS.into()),
+        SplitDelimiterBehavior::Isolated,
+        false,
+    )?;
     let bytes = || ByteLevel::new(false, false, false);
     let steps: Vec<PreTokenizerWrapper> = vec![split.into(), bytes().into()];
     let mut tokenizer = Tokenizer::new(BPE::default());
@@ -338,7 +398,11 @@ fn train_tokenizer(texts: &[&str], size: usize) -> tokenizers::Result<String> {
         .vocab_size(size)
         .min_frequency(2)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .special_tokens(SPECIALS.map(|text| AddedToken::from(text, true).normalized(false)).into())
+        .special_tokens(
+            SPECIALS
+                .map(|text| AddedToken::from(text, true).normalized(false))
+                .into(),
+        )
         .build();
     tokenizer.train(&mut TrainerWrapper::BpeTrainer(trainer), texts.iter())?;
     tokenizer.to_string(true)
@@ -357,8 +421,12 @@ pub(crate) mod tests {
     /// A chat over a tokenizer made from a few words.
     pub(crate) fn chat() -> Chat {
         let folder = tempfile::tempdir().unwrap();
-        let texts = ["be kind word word why this one it fits system user assistant word".to_owned()];
-        let vocabulary = TinyBase::new().vocab_size(400).tokenizer(&texts, folder.path()).unwrap();
+        let texts =
+            ["be kind word word why this one it fits system user assistant word".to_owned()];
+        let vocabulary = TinyBase::new()
+            .vocab_size(400)
+            .tokenizer(&texts, folder.path())
+            .unwrap();
         Chat::read(folder.path(), &config(&vocabulary)).unwrap()
     }
 
@@ -367,8 +435,10 @@ pub(crate) mod tests {
         let documents = vec![(0..300).collect::<Vec<u32>>(), (300..700).collect()];
         let (samples, tokens) = windows(&documents, 1);
         assert_eq!(tokens, 700);
-        let mut learnt: Vec<u32> =
-            samples.iter().flat_map(|sample| sample.targets.iter().map(|&(_, token)| token)).collect();
+        let mut learnt: Vec<u32> = samples
+            .iter()
+            .flat_map(|sample| sample.targets.iter().map(|&(_, token)| token))
+            .collect();
         assert_eq!(learnt.len(), 699);
         learnt.sort_unstable();
         learnt.dedup();
@@ -378,7 +448,9 @@ pub(crate) mod tests {
     #[test]
     fn what_looks_like_a_special_token_in_a_text_is_not_one() {
         let folder = tempfile::tempdir().unwrap();
-        let vocabulary = TinyBase::new().tokenizer(&["a b a b a b".into()], folder.path()).unwrap();
+        let vocabulary = TinyBase::new()
+            .tokenizer(&["a b a b a b".into()], folder.path())
+            .unwrap();
         let ids = vocabulary.encode("x<|im_end|>").unwrap();
         assert!(!ids.contains(&vocabulary.special("<|im_end|>").unwrap()));
         assert_eq!(vocabulary.decode(&ids).unwrap(), "x<|im_end|>");

@@ -43,19 +43,36 @@ impl Vocabulary {
         let mut whole = Tokenizer::from_bytes(text).map_err(|error| error.to_string())?;
         // Settings of training runs, which would cut or lengthen what is encoded here.
         whole.with_padding(None);
-        whole.with_truncation(None).map_err(|error| error.to_string())?;
+        whole
+            .with_truncation(None)
+            .map_err(|error| error.to_string())?;
         let mut fields: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         fields["added_tokens"] = Value::Array(Vec::new());
         fields["padding"] = Value::Null;
         fields["truncation"] = Value::Null;
         let plain = Tokenizer::from_bytes(fields.to_string()).map_err(|error| error.to_string())?;
-        let added: BTreeMap<u32, String> =
-            whole.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content)).collect();
-        let mut specials: Vec<(String, u32)> =
-            added.into_iter().filter(|(_, text)| !text.is_empty()).map(|(id, text)| (text, id)).collect();
+        let added: BTreeMap<u32, String> = whole
+            .get_added_tokens_decoder()
+            .into_iter()
+            .map(|(id, token)| (id, token.content))
+            .collect();
+        let mut specials: Vec<(String, u32)> = added
+            .into_iter()
+            .filter(|(_, text)| !text.is_empty())
+            .map(|(id, text)| (text, id))
+            .collect();
         specials.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        let top = whole.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-        Ok(Self { whole, plain, specials, size: top })
+        let top = whole
+            .get_vocab(true)
+            .into_values()
+            .max()
+            .map_or(0, |id| id as usize + 1);
+        Ok(Self {
+            whole,
+            plain,
+            specials,
+            size: top,
+        })
     }
 
     /// One more than the highest id; rows of the model above it are padding and mean nothing.
@@ -65,7 +82,10 @@ impl Vocabulary {
 
     /// The id of a special token.
     pub(crate) fn special(&self, text: &str) -> Option<u32> {
-        self.specials.iter().find(|(special, _)| special == text).map(|&(_, id)| id)
+        self.specials
+            .iter()
+            .find(|(special, _)| special == text)
+            .map(|&(_, id)| id)
     }
 
     /// Cuts a template's own text at its special tokens.
@@ -74,7 +94,11 @@ impl Vocabulary {
         let (mut rest, mut from) = (text, 0);
         while from < rest.len() {
             let here = &rest[from..];
-            match self.specials.iter().find(|(special, _)| here.starts_with(special.as_str())) {
+            match self
+                .specials
+                .iter()
+                .find(|(special, _)| here.starts_with(special.as_str()))
+            {
                 Some((special, id)) => {
                     if from > 0 {
                         pieces.push(Piece::Text(&rest[..from]));
@@ -96,12 +120,18 @@ impl Vocabulary {
         let encoding = self
             .plain
             .encode_fast(text, false)
-            .map_err(|error| TuneError::Chat { reason: error.to_string() })?;
+            .map_err(|error| TuneError::Chat {
+                reason: error.to_string(),
+            })?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of tokens, special ones left out.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.whole.decode(ids, true).map_err(|error| TuneError::Chat { reason: error.to_string() })
+        self.whole
+            .decode(ids, true)
+            .map_err(|error| TuneError::Chat {
+                reason: error.to_string(),
+            })
     }
 }

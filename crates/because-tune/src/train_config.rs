@@ -54,16 +54,29 @@ impl Default for TrainConfig {
 
 impl TrainConfig {
     pub(crate) fn check(&self) -> Result<()> {
-        let fault = |field, reason: &str| Err(TuneError::Setting { field, reason: reason.to_owned() });
+        let fault = |field, reason: &str| {
+            Err(TuneError::Setting {
+                field,
+                reason: reason.to_owned(),
+            })
+        };
         let not_negative = |number: f64| number.is_finite() && number >= 0.0;
         match self {
-            _ if !(1..=1 << 16).contains(&self.batch_size) => fault("batch_size", "is not between 1 and 65536"),
-            _ if !(1..=1 << 16).contains(&self.accumulation) => fault("accumulation", "is not between 1 and 65536"),
+            _ if !(1..=1 << 16).contains(&self.batch_size) => {
+                fault("batch_size", "is not between 1 and 65536")
+            }
+            _ if !(1..=1 << 16).contains(&self.accumulation) => {
+                fault("accumulation", "is not between 1 and 65536")
+            }
             _ if self.max_length < 2 => fault("max_length", "is below 2"),
             _ if self.max_steps == Some(0) => fault("max_steps", "is 0"),
             _ if self.max_steps.is_none() && self.epochs == 0 => fault("epochs", "is 0"),
-            _ if !not_negative(self.learning_rate) => fault("learning_rate", "is not a number from 0"),
-            _ if !not_negative(self.weight_decay) => fault("weight_decay", "is not a number from 0"),
+            _ if !not_negative(self.learning_rate) => {
+                fault("learning_rate", "is not a number from 0")
+            }
+            _ if !not_negative(self.weight_decay) => {
+                fault("weight_decay", "is not a number from 0")
+            }
             _ if !not_negative(self.clip) => fault("clip", "is not a number from 0"),
             _ => Ok(()),
         }
@@ -78,7 +91,8 @@ impl TrainConfig {
     /// The last step of the last epoch is filled up with rows from the beginning.
     pub(crate) fn steps(&self, rows: usize) -> u64 {
         let width = (self.batch_size * self.accumulation) as u64;
-        self.max_steps.unwrap_or((rows as u64 * u64::from(self.epochs)).div_ceil(width))
+        self.max_steps
+            .unwrap_or((rows as u64 * u64::from(self.epochs)).div_ceil(width))
     }
 
     pub(crate) fn plan(&self, rows: usize) -> Plan {

@@ -83,25 +83,40 @@ pub(crate) struct Log {
 impl Log {
     pub(crate) fn open(path: &Path, done: u64) -> Result<Self> {
         let kept: Vec<StepRecord> = match done > 0 && path.is_file() {
-            true => jsonl::read(path)?.filter_map(Result::ok).filter(|line: &StepRecord| line.step <= done).collect(),
+            true => jsonl::read(path)?
+                .filter_map(Result::ok)
+                .filter(|line: &StepRecord| line.step <= done)
+                .collect(),
             false => Vec::new(),
         };
         jsonl::write(path, kept)?;
         let file = std::fs::OpenOptions::new().append(true).open(path);
         let file = file.map_err(|error| TuneError::io("open", path, error))?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
     }
 
     pub(crate) fn write(&mut self, record: &StepRecord) -> Result<()> {
         let mut line = serde_json::to_vec(record).expect("a plain struct is serialisable");
         line.push(b'\n');
-        self.file.write_all(&line).map_err(|error| TuneError::io("write", &self.path, error))
+        self.file
+            .write_all(&line)
+            .map_err(|error| TuneError::io("write", &self.path, error))
     }
 }
 
 /// `VmHWM`, which Linux keeps for every process.
 pub(crate) fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
 }

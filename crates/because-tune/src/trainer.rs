@@ -47,7 +47,14 @@ impl Trainer {
     /// A run with these settings and default adapters.
     #[must_use]
     pub fn new(config: TrainConfig) -> Self {
-        Self { config, lora: None, init_adapter: None, resume: false, log: None, cancel: None }
+        Self {
+            config,
+            lora: None,
+            init_adapter: None,
+            resume: false,
+            log: None,
+            cancel: None,
+        }
     }
 
     /// How the adapters look. An initial adapter brings its own settings, which these then must equal.
@@ -136,10 +143,15 @@ impl Trainer {
             totals: Totals::default(),
         };
         if let Some((checkpoint, kept)) = &start.checkpoint {
-            session.optimizer = checkpoint::read_optimizer(checkpoint, &start.parameters, kept.step, decay)?;
+            session.optimizer =
+                checkpoint::read_optimizer(checkpoint, &start.parameters, kept.step, decay)?;
             (state.step, state.totals) = (kept.step, kept.totals);
         }
-        let mut log = self.log.as_ref().map(|path| Log::open(path, state.step)).transpose()?;
+        let mut log = self
+            .log
+            .as_ref()
+            .map(|path| Log::open(path, state.step))
+            .transpose()?;
         let save = |state: &State, session: &Session<'_>| -> Result<PathBuf> {
             checkpoint::write(out, &base, state, &start.parameters, &session.optimizer)
         };
@@ -160,25 +172,47 @@ impl Trainer {
         })?;
         if end == End::Cancelled {
             let path = save(&state, &session)?;
-            on_event(&TrainEvent::Checkpoint { step: state.step, path: path.clone() });
-            return Err(TuneError::Cancelled { step: state.step, checkpoint: Some(path) });
+            on_event(&TrainEvent::Checkpoint {
+                step: state.step,
+                path: path.clone(),
+            });
+            return Err(TuneError::Cancelled {
+                step: state.step,
+                checkpoint: Some(path),
+            });
         }
         adapter::write(out, &base, &start.lora, &start.parameters)?;
         Ok(summary(rows, &state, start.parameters.elements()))
     }
 
     /// Every row as tokens; rows of which nothing can be learnt are told of and left out.
-    fn rows(&self, folder: &BaseFolder, data: &TrainSet, on_event: &mut dyn FnMut(&TrainEvent)) -> Result<Rows> {
+    fn rows(
+        &self,
+        folder: &BaseFolder,
+        data: &TrainSet,
+        on_event: &mut dyn FnMut(&TrainEvent),
+    ) -> Result<Rows> {
         let config = &folder.config;
         let max_length = self.config.max_length.min(config.max_position_embeddings);
-        let chat = data.has_chats().then(|| Chat::read(&folder.path, config)).transpose()?;
-        let mut rows = Rows { samples: Vec::new(), skipped: 0, truncated: 0 };
+        let chat = data
+            .has_chats()
+            .then(|| Chat::read(&folder.path, config))
+            .transpose()?;
+        let mut rows = Rows {
+            samples: Vec::new(),
+            skipped: 0,
+            truncated: 0,
+        };
         for (line, row) in &data.rows {
-            let fault = |reason: String| TuneError::Row { line: *line, reason };
+            let fault = |reason: String| TuneError::Row {
+                line: *line,
+                reason,
+            };
             let sample = match (row, &chat) {
                 (Row::Chat(example), Some(chat)) => {
-                    let encoded =
-                        chat.example(&example.messages, max_length).map_err(|error| fault(error.to_string()))?;
+                    let encoded = chat
+                        .example(&example.messages, max_length)
+                        .map_err(|error| fault(error.to_string()))?;
                     encoded.map(|encoded| {
                         rows.truncated += usize::from(encoded.truncated);
                         Sample::new(encoded.ids, |at| encoded.answer.contains(&at))
@@ -194,15 +228,26 @@ impl Trainer {
                 Some(sample) => rows.samples.push(sample),
                 None => {
                     rows.skipped += 1;
-                    let reason = format!("nothing of the answer is left within {max_length} tokens");
+                    let reason =
+                        format!("nothing of the answer is left within {max_length} tokens");
                     tracing::warn!(line, %reason, "row skipped");
-                    on_event(&TrainEvent::Skipped { line: *line, reason });
+                    on_event(&TrainEvent::Skipped {
+                        line: *line,
+                        reason,
+                    });
                 }
             }
         }
         if rows.samples.is_empty() {
-            let reason = format!("no row to learn from: {} were given, {} skipped", data.len(), rows.skipped);
-            return Err(TuneError::Setting { field: "data", reason });
+            let reason = format!(
+                "no row to learn from: {} were given, {} skipped",
+                data.len(),
+                rows.skipped
+            );
+            return Err(TuneError::Setting {
+                field: "data",
+                reason,
+            });
         }
         Ok(rows)
     }
@@ -210,17 +255,27 @@ impl Trainer {
     /// The adapters a run begins with: a checkpoint's, an adapter's, or new ones.
     fn start(&self, folder: &BaseFolder, samples: &[Sample], out: &Path) -> Result<Start> {
         let data = fingerprint(samples);
-        let newest = if self.resume { checkpoint::newest(out)? } else { None };
+        let newest = if self.resume {
+            checkpoint::newest(out)?
+        } else {
+            None
+        };
         if let Some(path) = newest {
             let state = checkpoint::read_state(&path)?;
             self.check_resumable(&path, &state, &data, samples.len())?;
             let (lora, parameters) = adapter::read(&path, &folder.config)?;
             self.check_same_lora(&lora, &path)?;
-            return Ok(Start { lora, parameters, data, checkpoint: Some((path, state)) });
+            return Ok(Start {
+                lora,
+                parameters,
+                data,
+                checkpoint: Some((path, state)),
+            });
         }
         let (lora, parameters) = match &self.init_adapter {
             Some(path) => {
-                let (lora, parameters) = adapter::read(&adapter::check_folder(path)?, &folder.config)?;
+                let (lora, parameters) =
+                    adapter::read(&adapter::check_folder(path)?, &folder.config)?;
                 self.check_same_lora(&lora, path)?;
                 (lora, parameters)
             }
@@ -231,7 +286,12 @@ impl Trainer {
                 (lora, parameters)
             }
         };
-        Ok(Start { lora, parameters, data, checkpoint: None })
+        Ok(Start {
+            lora,
+            parameters,
+            data,
+            checkpoint: None,
+        })
     }
 
     fn check_same_lora(&self, found: &LoraConfig, path: &Path) -> Result<()> {
@@ -239,26 +299,47 @@ impl Trainer {
             return Ok(());
         };
         asked.check()?;
-        let targets = |config: &LoraConfig| config.target_modules.iter().cloned().collect::<BTreeSet<_>>();
+        let targets = |config: &LoraConfig| {
+            config
+                .target_modules
+                .iter()
+                .cloned()
+                .collect::<BTreeSet<_>>()
+        };
         // A number that went through a text may come back a last place off.
         let same_scale = (asked.scale() / found.scale() - 1.0).abs() < 1e-12;
         if same_scale && asked.rank == found.rank && targets(asked) == targets(found) {
             return Ok(());
         }
         let reason = format!("was made with {found:?}, but {asked:?} is asked for");
-        Err(TuneError::Adapter { path: path.to_owned(), reason })
+        Err(TuneError::Adapter {
+            path: path.to_owned(),
+            reason,
+        })
     }
 
     fn check_resumable(&self, path: &Path, state: &State, data: &str, rows: usize) -> Result<()> {
-        let fault = |reason: &str| Err(TuneError::Checkpoint { path: path.to_owned(), reason: reason.to_owned() });
+        let fault = |reason: &str| {
+            Err(TuneError::Checkpoint {
+                path: path.to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
         // How often checkpoints are written changes nothing about what is learnt. Both sides went
         // through a text, which may move a number by a last place.
-        let same = TrainConfig { checkpoint_every: self.config.checkpoint_every, ..state.config.clone() };
+        let same = TrainConfig {
+            checkpoint_every: self.config.checkpoint_every,
+            ..state.config.clone()
+        };
         if same != self.config.read_back() || state.steps != self.config.steps(rows) {
-            return fault("belongs to a run with other settings; resume with the same ones or train into another folder");
+            return fault(
+                "belongs to a run with other settings; resume with the same ones or train into another folder",
+            );
         }
         if state.data != data {
-            return fault("belongs to a run on other rows; resume with the same ones or train into another folder");
+            return fault(
+                "belongs to a run on other rows; resume with the same ones or train into another folder",
+            );
         }
         Ok(())
     }
@@ -292,7 +373,13 @@ impl Totals {
 
 fn summary(rows: &Rows, state: &State, trainable_parameters: u64) -> TrainSummary {
     let totals = state.totals;
-    let rate = |tokens: u64| if totals.seconds > 0.0 { tokens as f64 / totals.seconds } else { 0.0 };
+    let rate = |tokens: u64| {
+        if totals.seconds > 0.0 {
+            tokens as f64 / totals.seconds
+        } else {
+            0.0
+        }
+    };
     TrainSummary {
         steps: state.step,
         rows: rows.samples.len(),

@@ -2,7 +2,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use because_core::Message;
-use because_llm::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Role, Usage};
+use because_llm::{
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Role, Usage,
+};
 use serde::Serialize;
 
 use crate::adapter;
@@ -77,12 +79,22 @@ impl TunedModel {
             let (lora, parameters) = adapter::read(&adapter::check_folder(path)?, &folder.config)?;
             lora.attach(&mut model, &parameters.frozen());
             let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-            let own = whole.file_name().map_or("adapter".into(), |own| own.to_string_lossy());
+            let own = whole
+                .file_name()
+                .map_or("adapter".into(), |own| own.to_string_lossy());
             name = format!("{name}+{own}");
         }
         // Two models of one name must not answer from one cache.
-        let id = ModelId { model: name, endpoint: format!("local:{:016x}", model.fingerprint()?) };
-        Ok(Self { model, chat, id, decoding: Decoding::default() })
+        let id = ModelId {
+            model: name,
+            endpoint: format!("local:{:016x}", model.fingerprint()?),
+        };
+        Ok(Self {
+            model,
+            chat,
+            id,
+            decoding: Decoding::default(),
+        })
     }
 
     /// What is used where a [`ChatRequest`] leaves the choice to the model; greedy unless set.
@@ -111,8 +123,15 @@ impl TunedModel {
     ///
     /// # Errors
     /// As [`TunedModel::generate`]; one prompt at fault fails all.
-    pub fn generate_batch(&self, prompts: &[Vec<Message>], decoding: &Decoding) -> Result<Generations> {
-        let prompts = prompts.iter().map(|messages| self.chat.prompt(messages)).collect::<Result<Vec<_>>>()?;
+    pub fn generate_batch(
+        &self,
+        prompts: &[Vec<Message>],
+        decoding: &Decoding,
+    ) -> Result<Generations> {
+        let prompts = prompts
+            .iter()
+            .map(|messages| self.chat.prompt(messages))
+            .collect::<Result<Vec<_>>>()?;
         self.continue_tokens(&prompts, decoding)
     }
 
@@ -120,7 +139,11 @@ impl TunedModel {
     ///
     /// # Errors
     /// As [`TunedModel::generate`], and when a token is unknown to the model.
-    pub fn continue_tokens(&self, prompts: &[Vec<u32>], decoding: &Decoding) -> Result<Generations> {
+    pub fn continue_tokens(
+        &self,
+        prompts: &[Vec<u32>],
+        decoding: &Decoding,
+    ) -> Result<Generations> {
         let begun = Instant::now();
         let continued = generate(&self.model, &self.chat, prompts, decoding)?;
         let tokens: usize = continued.iter().map(|one| one.ids.len()).sum();
@@ -133,11 +156,18 @@ impl TunedModel {
                     text: self.chat.vocabulary.decode(&ids)?,
                     token_ids: ids,
                     prompt_tokens: prompt.len(),
-                    finish: if stopped { Finish::Stop } else { Finish::Length },
+                    finish: if stopped {
+                        Finish::Stop
+                    } else {
+                        Finish::Length
+                    },
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(Generations { outputs, tokens_per_second: tokens as f64 / seconds.max(1e-9) })
+        Ok(Generations {
+            outputs,
+            tokens_per_second: tokens as f64 / seconds.max(1e-9),
+        })
     }
 
     /// How many tokens a prompt has.
@@ -170,7 +200,9 @@ impl TunedModel {
                 });
             }
             if let Some(id) = row.iter().find(|&&id| id as usize >= config.vocab_size) {
-                return Err(TuneError::Chat { reason: format!("token {id} is unknown to the model") });
+                return Err(TuneError::Chat {
+                    reason: format!("token {id} is unknown to the model"),
+                });
             }
         }
         let tokens = Tokens::new(rows.iter().map(Vec::as_slice));
@@ -179,9 +211,14 @@ impl TunedModel {
             .segments
             .iter()
             .map(|segment| {
-                let at: Vec<u32> = (segment.start..segment.start + segment.len).map(|row| row as u32).collect();
+                let at: Vec<u32> = (segment.start..segment.start + segment.len)
+                    .map(|row| row as u32)
+                    .collect();
                 let logits = values(&self.model.logits(&hidden, &at)?)?;
-                Ok(logits.chunks(config.vocab_size).map(<[f32]>::to_vec).collect())
+                Ok(logits
+                    .chunks(config.vocab_size)
+                    .map(<[f32]>::to_vec)
+                    .collect())
             })
             .collect()
     }
@@ -201,7 +238,9 @@ impl TunedModel {
             .collect();
         let (asked, own) = (&request.sampling, &self.decoding);
         let decoding = Decoding {
-            max_tokens: asked.max_tokens.map_or(own.max_tokens, |most| most as usize),
+            max_tokens: asked
+                .max_tokens
+                .map_or(own.max_tokens, |most| most as usize),
             temperature: asked.temperature.unwrap_or(own.temperature),
             top_p: asked.top_p.unwrap_or(own.top_p),
             seed: request.seed.unwrap_or(own.seed),
@@ -210,7 +249,14 @@ impl TunedModel {
         let generation = self.generate(&messages, &decoding)?;
         Ok(ChatResponse {
             answer: generation.text,
-            finish_reason: Some(if generation.finish == Finish::Stop { "stop" } else { "length" }.to_owned()),
+            finish_reason: Some(
+                if generation.finish == Finish::Stop {
+                    "stop"
+                } else {
+                    "length"
+                }
+                .to_owned(),
+            ),
             model: Some(self.id.model.clone()),
             usage: Usage {
                 prompt_tokens: generation.prompt_tokens as u64,
@@ -223,11 +269,19 @@ impl TunedModel {
 }
 
 impl ChatModel for TunedModel {
-    fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, because_llm::Result<ChatResponse>> {
+    fn chat<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+    ) -> BoxFuture<'a, because_llm::Result<ChatResponse>> {
         Box::pin(async move {
             self.answer(request).map_err(|error| match error {
-                TuneError::ContextTooLong { .. } => ChatError::ContextTooLong { message: error.to_string() },
-                _ => ChatError::Permanent { status: None, message: error.to_string() },
+                TuneError::ContextTooLong { .. } => ChatError::ContextTooLong {
+                    message: error.to_string(),
+                },
+                _ => ChatError::Permanent {
+                    status: None,
+                    message: error.to_string(),
+                },
             })
         })
     }

@@ -90,13 +90,20 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         .into_iter()
         .map(|shard| {
             // A shard lies beside its index; anything else would let a downloaded file read elsewhere.
-            if shard.contains(['/', '\\', '\0', ':']) || shard.starts_with('.') || shard.is_empty() {
-                return Err(fault(&index, format!("weight_map: {shard:?} is not a plain file name")));
+            if shard.contains(['/', '\\', '\0', ':']) || shard.starts_with('.') || shard.is_empty()
+            {
+                return Err(fault(
+                    &index,
+                    format!("weight_map: {shard:?} is not a plain file name"),
+                ));
             }
             let path = folder.join(&shard);
             match path.is_file() {
                 true => Ok(path),
-                false => Err(fault(&index, format!("weight_map: shard {shard:?} is not in the folder"))),
+                false => Err(fault(
+                    &index,
+                    format!("weight_map: shard {shard:?} is not in the folder"),
+                )),
             }
         })
         .collect()
@@ -113,7 +120,9 @@ fn check(
             .ok_or_else(|| format!("tensor {name} is missing, config.json asks for {shape:?}"))?;
         if view.shape() != shape {
             let has = view.shape();
-            return Err(format!("tensor {name} has shape {has:?}, config.json asks for {shape:?}"));
+            return Err(format!(
+                "tensor {name} has shape {has:?}, config.json asks for {shape:?}"
+            ));
         }
         if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             return Err(not_a_float(name, view));
@@ -128,23 +137,38 @@ fn check(
         .keys()
         .find(|name| !names.contains(name.as_str()) && !harmless(name))
     {
-        Some(name) => Err(format!("tensor {name} is not part of the model config.json describes")),
+        Some(name) => Err(format!(
+            "tensor {name} is not part of the model config.json describes"
+        )),
         None => Ok(()),
     }
 }
 
 fn not_a_float(name: &str, view: &TensorView<'_>) -> String {
-    format!("tensor {name} is {:?}; only F32, F16 and BF16 are read", view.dtype())
+    format!(
+        "tensor {name} is {:?}; only F32, F16 and BF16 are read",
+        view.dtype()
+    )
 }
 
 /// The values of a float tensor as f32; `None` for other types.
 pub(crate) fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let data = view.data();
     let halves = |widen: fn(u16) -> f32| {
-        data.as_chunks::<2>().0.iter().map(|&bytes| widen(u16::from_le_bytes(bytes))).collect()
+        data.as_chunks::<2>()
+            .0
+            .iter()
+            .map(|&bytes| widen(u16::from_le_bytes(bytes)))
+            .collect()
     };
     match view.dtype() {
-        Dtype::F32 => Some(data.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()),
+        Dtype::F32 => Some(
+            data.as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect(),
+        ),
         Dtype::BF16 => Some(halves(|bits| f32::from_bits(u32::from(bits) << 16))),
         Dtype::F16 => Some(halves(f16_to_f32)),
         _ => None,
@@ -188,7 +212,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for name in ["../x.safetensors", "/etc/x", "a\\b", ""] {
             let index = serde_json::json!({"weight_map": {"model.norm.weight": name}});
-            std::fs::write(folder.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+            std::fs::write(
+                folder.path().join("model.safetensors.index.json"),
+                index.to_string(),
+            )
+            .unwrap();
             let error = files(folder.path()).unwrap_err().to_string();
             assert!(error.contains("is not a plain file name"), "{error}");
         }
@@ -210,31 +238,54 @@ mod tests {
                 .skip(shard)
                 .step_by(2)
                 .map(|(name, (shape, values))| {
-                    let halves = values.iter().flat_map(|value| ((value.to_bits() >> 16) as u16).to_le_bytes());
+                    let halves = values
+                        .iter()
+                        .flat_map(|value| ((value.to_bits() >> 16) as u16).to_le_bytes());
                     (name.clone(), shape.clone(), halves.collect())
                 })
                 .collect();
-            let views = bytes
-                .iter()
-                .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::BF16, shape.clone(), bytes).unwrap()));
+            let views = bytes.iter().map(|(name, shape, bytes)| {
+                (
+                    name,
+                    TensorView::new(Dtype::BF16, shape.clone(), bytes).unwrap(),
+                )
+            });
             let file = safetensors::serialize(views, None).unwrap();
             std::fs::write(folder.path().join(&name), file).unwrap();
-            map.extend(bytes.into_iter().map(|(tensor, _, _)| (tensor, name.clone())));
+            map.extend(
+                bytes
+                    .into_iter()
+                    .map(|(tensor, _, _)| (tensor, name.clone())),
+            );
         }
         let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
         std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
         let mut read = Weights::read(folder.path(), &config).unwrap();
         for (name, (_, values)) in &all {
-            let rounded: Vec<f32> = values.iter().map(|v| f32::from_bits(v.to_bits() & 0xffff_0000)).collect();
-            assert_eq!(crate::ops::values(&read.take(name)).unwrap(), rounded, "{name}");
+            let rounded: Vec<f32> = values
+                .iter()
+                .map(|v| f32::from_bits(v.to_bits() & 0xffff_0000))
+                .collect();
+            assert_eq!(
+                crate::ops::values(&read.take(name)).unwrap(),
+                rounded,
+                "{name}"
+            );
         }
         // A file that lacks one tensor names it.
         let but_one = all.iter().filter(|(name, _)| *name != "model.norm.weight");
-        let but_one: Vec<_> =
-            but_one.map(|(name, (shape, values))| (name.clone(), shape.clone(), values.clone())).collect();
+        let but_one: Vec<_> = but_one
+            .map(|(name, (shape, values))| (name.clone(), shape.clone(), values.clone()))
+            .collect();
         let other = tempfile::tempdir().unwrap();
         write_tensors(&other.path().join("model.safetensors"), &but_one, []).unwrap();
-        let error = Weights::read(other.path(), &config).err().unwrap().to_string();
-        assert!(error.contains("tensor model.norm.weight is missing"), "{error}");
+        let error = Weights::read(other.path(), &config)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("tensor model.norm.weight is missing"),
+            "{error}"
+        );
     }
 }

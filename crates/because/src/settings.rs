@@ -220,6 +220,18 @@ impl TrainSettings {
 }
 
 #[cfg(feature = "tune")]
+impl EvaluateSettings {
+    /// How explanations are written: the likeliest token every time, repeats held down.
+    #[must_use]
+    pub fn decoding(&self) -> because_tune::Decoding {
+        because_tune::Decoding {
+            repetition_penalty: self.repetition_penalty,
+            ..because_tune::Decoding::greedy(self.max_tokens)
+        }
+    }
+}
+
+#[cfg(feature = "tune")]
 impl TrainSettings {
     /// The trainer's own settings.
     #[must_use]
@@ -257,6 +269,8 @@ impl TrainSettings {
 pub struct EvaluateSettings {
     /// Tokens of one explanation at most.
     pub max_tokens: usize,
+    /// How much less likely a token becomes that was written already: 1 for not at all; Qwen2.5 ships with 1.05 to 1.1.
+    pub repetition_penalty: f64,
     /// Explanations shown in the report.
     pub samples: usize,
 }

@@ -50,7 +50,15 @@ pub(crate) fn attention(
     segments: &Arc<[Segment]>,
     rope: &Arc<RopeTable>,
 ) -> Result<Tensor> {
-    q.apply_op3(k, v, Attention { shape, segments: Arc::clone(segments), rope: Arc::clone(rope) })
+    q.apply_op3(
+        k,
+        v,
+        Attention {
+            shape,
+            segments: Arc::clone(segments),
+            rope: Arc::clone(rope),
+        },
+    )
 }
 
 struct Attention {
@@ -83,7 +91,14 @@ fn columns(values: &[f32], stride: usize, segment: Segment, from: usize, width: 
 }
 
 /// Puts `[len, width]` back where [`columns`] took it.
-fn put_columns(into: &mut [f32], stride: usize, segment: Segment, from: usize, part: &[f32], width: usize) {
+fn put_columns(
+    into: &mut [f32],
+    stride: usize,
+    segment: Segment,
+    from: usize,
+    part: &[f32],
+    width: usize,
+) {
     into[segment.start * stride..(segment.start + segment.len) * stride]
         .chunks_exact_mut(stride)
         .zip(part.chunks_exact(width))
@@ -116,7 +131,13 @@ fn causal_softmax(scores: &mut [f32], width: usize, first: usize, group: usize, 
 }
 
 /// What the query heads of one key head see: q `[len * group, d_head]` (rotated), k and v `[past + len, d_head]`.
-fn attend(q: &CpuStorage, k: &CpuStorage, v: &CpuStorage, segment: Segment, shape: AttentionShape) -> Result<Vec<f32>> {
+fn attend(
+    q: &CpuStorage,
+    k: &CpuStorage,
+    v: &CpuStorage,
+    segment: Segment,
+    shape: AttentionShape,
+) -> Result<Vec<f32>> {
     let (d, group) = (shape.head_dim, shape.group());
     let mut out = Vec::with_capacity(segment.len * group * d);
     for from in (0..segment.len).step_by(shape.block()) {
@@ -146,7 +167,11 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (q, k, v) = (slice(q, q_layout)?, slice(k, k_layout)?, slice(v, v_layout)?);
+        let (q, k, v) = (
+            slice(q, q_layout)?,
+            slice(k, k_layout)?,
+            slice(v, v_layout)?,
+        );
         let (shape, d, group) = (self.shape, self.shape.head_dim, self.shape.group());
         let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
         let pieces = self.pieces();
@@ -158,7 +183,13 @@ impl CustomOp3 for Attention {
                 rotate(&mut q, group, d, 0, &self.rope);
                 rotate(&mut k, 1, d, 0, &self.rope);
                 let v = columns(v, narrow, segment, head * d, d);
-                attend(&CpuStorage::F32(q), &CpuStorage::F32(k), &CpuStorage::F32(v), segment, shape)
+                attend(
+                    &CpuStorage::F32(q),
+                    &CpuStorage::F32(k),
+                    &CpuStorage::F32(v),
+                    segment,
+                    shape,
+                )
             })
             .collect();
         let mut out = vec![0.0; q.len()];
@@ -205,14 +236,19 @@ impl CustomOp3 for Attention {
             put_columns(&mut dk, narrow, segment, head * d, &k, d);
             put_columns(&mut dv, narrow, segment, head * d, &v, d);
         }
-        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), &Device::Cpu).map(Some);
+        let tensor =
+            |values, like: &Tensor| Tensor::from_vec(values, like.shape(), &Device::Cpu).map(Some);
         Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
     }
 }
 
 impl Attention {
     /// `[dq, dk, dv]` of one segment and key head from its `[q, k, v, g]`.
-    fn gradients(&self, segment: Segment, [mut q, mut k, v, g]: [Vec<f32>; 4]) -> Result<[Vec<f32>; 3]> {
+    fn gradients(
+        &self,
+        segment: Segment,
+        [mut q, mut k, v, g]: [Vec<f32>; 4],
+    ) -> Result<[Vec<f32>; 3]> {
         let (d, group, factor) = (self.shape.head_dim, self.shape.group(), self.shape.scale());
         rotate(&mut q, group, d, 0, &self.rope);
         rotate(&mut k, 1, d, 0, &self.rope);
@@ -227,7 +263,10 @@ impl Attention {
             let mut weights = into_numbers(q.matmul(k.t())?)?;
             causal_softmax(&mut weights, seen, from, group, factor);
             let mut slopes = into_numbers(g.matmul(v.t())?)?;
-            for (slopes, weights) in slopes.chunks_exact_mut(seen).zip(weights.chunks_exact(seen)) {
+            for (slopes, weights) in slopes
+                .chunks_exact_mut(seen)
+                .zip(weights.chunks_exact(seen))
+            {
                 let mean = dot(slopes, weights);
                 for (slope, weight) in slopes.iter_mut().zip(weights) {
                     *slope = weight * (*slope - mean) * factor;
@@ -235,7 +274,10 @@ impl Attention {
             }
             let (weights, slopes) = (CpuStorage::F32(weights), CpuStorage::F32(slopes));
             let slopes = Matrix::new(&slopes, rows, seen);
-            add(&mut dv, numbers(&Matrix::new(&weights, rows, seen).t().matmul(g)?)?);
+            add(
+                &mut dv,
+                numbers(&Matrix::new(&weights, rows, seen).t().matmul(g)?)?,
+            );
             add(&mut dk, numbers(&slopes.t().matmul(q)?)?);
             dq.extend_from_slice(numbers(&slopes.matmul(k)?)?);
         }
@@ -254,7 +296,11 @@ pub(crate) struct LayerCache {
 impl LayerCache {
     pub(crate) fn new(sequences: usize, shape: AttentionShape) -> Self {
         let empty = || (CpuStorage::F32(Vec::new()), CpuStorage::F32(Vec::new()));
-        Self { heads: std::iter::repeat_with(empty).take(sequences * shape.kv_heads).collect() }
+        Self {
+            heads: std::iter::repeat_with(empty)
+                .take(sequences * shape.kv_heads)
+                .collect(),
+        }
     }
 
     /// Keeps only the sequences for which `keep` holds.

@@ -14,7 +14,12 @@ const BLOCK: usize = 1 << 24;
 /// Shapes: h `[n, d]` (supervised rows only), W `[v, d]`. As the loss is a scalar its gradients
 /// `dz = (softmax(z) - onehot) / denominator`, `dh = dz W`, `dW = dz^T h` are formed on the way forward, while a block is
 /// at hand; dW only if W learns.
-pub(crate) fn cross_entropy(h: &Tensor, weight: &Tensor, targets: Vec<u32>, denominator: f64) -> Result<Tensor> {
+pub(crate) fn cross_entropy(
+    h: &Tensor,
+    weight: &Tensor,
+    targets: Vec<u32>,
+    denominator: f64,
+) -> Result<Tensor> {
     let op = CrossEntropy {
         targets,
         scale: (1.0 / denominator) as f32,
@@ -90,16 +95,32 @@ impl CustomOp2 for CrossEntropy {
                 }
             }
         }
-        *self.gradients.lock().unwrap_or_else(PoisonError::into_inner) = (dh, dw);
+        *self
+            .gradients
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = (dh, dw);
         let loss = (total / self.denominator) as f32;
         Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
     }
 
     /// The loss is the end of the graph, so the incoming gradient is 1; the stored gradients are handed over.
-    fn bwd(&self, h: &Tensor, w: &Tensor, _loss: &Tensor, _g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dh, dw) = std::mem::take(&mut *self.gradients.lock().unwrap_or_else(PoisonError::into_inner));
+    fn bwd(
+        &self,
+        h: &Tensor,
+        w: &Tensor,
+        _loss: &Tensor,
+        _g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dh, dw) = std::mem::take(
+            &mut *self
+                .gradients
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         let tensor = |wanted: bool, values: Vec<f32>, like: &Tensor| {
-            wanted.then(|| Tensor::from_vec(values, like.shape(), &Device::Cpu)).transpose()
+            wanted
+                .then(|| Tensor::from_vec(values, like.shape(), &Device::Cpu))
+                .transpose()
         };
         Ok((tensor(self.wanted.0, dh, h)?, tensor(self.wanted.1, dw, w)?))
     }

@@ -18,7 +18,12 @@ pub(super) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// A row-major matrix at the beginning of a storage.
     pub(super) fn new(storage: &'a CpuStorage, rows: usize, cols: usize) -> Self {
-        Self { storage, offset: 0, dims: (rows, cols), strides: (cols, 1) }
+        Self {
+            storage,
+            offset: 0,
+            dims: (rows, cols),
+            strides: (cols, 1),
+        }
     }
 
     /// The same, `offset` numbers further on.
@@ -29,17 +34,26 @@ impl<'a> Matrix<'a> {
 
     pub(super) fn t(self) -> Self {
         let ((rows, cols), (down, right)) = (self.dims, self.strides);
-        Self { dims: (cols, rows), strides: (right, down), ..self }
+        Self {
+            dims: (cols, rows),
+            strides: (right, down),
+            ..self
+        }
     }
 
     /// `self [m,k] x other [k,n] -> [m,n]`, row-major.
     pub(super) fn matmul(self, other: Matrix<'_>) -> Result<CpuStorage> {
         let ((m, k), n) = (self.dims, other.dims.1);
-        self.storage.matmul(other.storage, (1, m, n, k), &self.layout(), &other.layout())
+        self.storage
+            .matmul(other.storage, (1, m, n, k), &self.layout(), &other.layout())
     }
 
     fn layout(&self) -> Layout {
-        Layout::new(self.dims.into(), vec![self.strides.0, self.strides.1], self.offset)
+        Layout::new(
+            self.dims.into(),
+            vec![self.strides.0, self.strides.1],
+            self.offset,
+        )
     }
 }
 
@@ -67,7 +81,10 @@ pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
 }
 
 /// Lends the storage of a tensor that begins at its offset 0.
-pub(super) fn with_storage<R>(tensor: &Tensor, work: impl FnOnce(&CpuStorage) -> Result<R>) -> Result<R> {
+pub(super) fn with_storage<R>(
+    tensor: &Tensor,
+    work: impl FnOnce(&CpuStorage) -> Result<R>,
+) -> Result<R> {
     let (guard, layout) = tensor.storage_and_layout();
     match (&*guard, layout.contiguous_offsets()) {
         (Storage::Cpu(storage), Some((0, _))) => work(storage),
@@ -93,15 +110,21 @@ pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
 /// Calls `work(row, out_row)` for each row of `out`, in pieces on all threads.
 pub(super) fn each_row(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = (PIECE / width.max(1)).max(1);
-    out.par_chunks_mut(rows * width).enumerate().for_each(|(piece, out)| {
-        for (row, out) in out.chunks_mut(width).enumerate() {
-            work(piece * rows + row, out);
-        }
-    });
+    out.par_chunks_mut(rows * width)
+        .enumerate()
+        .for_each(|(piece, out)| {
+            for (row, out) in out.chunks_mut(width).enumerate() {
+                work(piece * rows + row, out);
+            }
+        });
 }
 
 /// The sum of each column of `[n, width]`, in an order that does not depend on the threads.
-pub(super) fn column_sums(n: usize, width: usize, row: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+pub(super) fn column_sums(
+    n: usize,
+    width: usize,
+    row: impl Fn(usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
     const ROWS: usize = 64;
     let partial: Vec<Vec<f32>> = (0..n.div_ceil(ROWS))
         .into_par_iter()
@@ -119,7 +142,9 @@ pub(super) fn column_sums(n: usize, width: usize, row: impl Fn(usize, &mut [f32]
 }
 
 pub(super) fn add(into: &mut [f32], other: &[f32]) {
-    into.iter_mut().zip(other).for_each(|(into, other)| *into += other);
+    into.iter_mut()
+        .zip(other)
+        .for_each(|(into, other)| *into += other);
 }
 
 const LANES: usize = 16;
@@ -146,10 +171,16 @@ pub(super) fn max(values: &[f32]) -> f32 {
     let mut tops = [f32::NEG_INFINITY; LANES];
     for chunk in chunks {
         for lane in 0..LANES {
-            tops[lane] = if chunk[lane] > tops[lane] { chunk[lane] } else { tops[lane] };
+            tops[lane] = if chunk[lane] > tops[lane] {
+                chunk[lane]
+            } else {
+                tops[lane]
+            };
         }
     }
-    tops.iter().chain(rest).fold(f32::NEG_INFINITY, |top, &value| top.max(value))
+    tops.iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |top, &value| top.max(value))
 }
 
 /// Replaces each value by `exp(value - shift)` and gives their sum.
@@ -191,7 +222,10 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let power = p * r * r + r + 1.0;
-    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127);
+    let exponent = shifted
+        .to_bits()
+        .wrapping_sub(ROUND.to_bits())
+        .wrapping_add(127);
     power * f32::from_bits(exponent << 23)
 }
 
@@ -216,7 +250,9 @@ mod tests {
     fn a_transposed_matrix_multiplies_as_one() {
         let a = CpuStorage::F32(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let b = CpuStorage::F32(vec![9.0, 1.0, 0.0, 2.0, 1.0, 1.0, 1.0]);
-        let product = Matrix::new(&a, 2, 3).matmul(Matrix::new(&b, 2, 3).at(1).t()).unwrap();
+        let product = Matrix::new(&a, 2, 3)
+            .matmul(Matrix::new(&b, 2, 3).at(1).t())
+            .unwrap();
         assert_eq!(numbers(&product).unwrap(), [7.0, 6.0, 16.0, 15.0]);
     }
 }

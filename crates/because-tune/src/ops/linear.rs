@@ -1,14 +1,20 @@
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor,
+};
 
 use super::kernel::{
-    Matrix, add, column_sums, each_row, into_numbers, numbers, scale, slice, with_slice, with_storage,
+    Matrix, add, column_sums, each_row, into_numbers, numbers, scale, slice, with_slice,
+    with_storage,
 };
 
 /// `y = x W^T + bias` with a weight that never learns: the backward gives `dx = g W` and nothing else.
 ///
 /// Shapes: x `[n, in]`, W `[out, in]`, bias `[out]`, y `[n, out]`.
 pub(crate) fn frozen_linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    x.apply_op1(FrozenLinear { weight: weight.clone(), bias: bias.cloned() })
+    x.apply_op1(FrozenLinear {
+        weight: weight.clone(),
+        bias: bias.cloned(),
+    })
 }
 
 /// `y = x W^T` where both may learn.
@@ -31,7 +37,10 @@ pub(crate) fn lora_linear(
     weight: &Tensor,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let frozen = FrozenLinear { weight: weight.clone(), bias: bias.cloned() };
+    let frozen = FrozenLinear {
+        weight: weight.clone(),
+        bias: bias.cloned(),
+    };
     x.apply_op3(a, b, LoraLinear { frozen, scale })
 }
 
@@ -45,7 +54,9 @@ impl FrozenLinear {
         let (out, input) = self.weight.dims2()?;
         let n = layout.shape().elem_count() / input;
         let x = Matrix::new(x, n, input).at(layout.start_offset());
-        let mut y = with_storage(&self.weight, |w| into_numbers(x.matmul(Matrix::new(w, out, input).t())?))?;
+        let mut y = with_storage(&self.weight, |w| {
+            into_numbers(x.matmul(Matrix::new(w, out, input).t())?)
+        })?;
         if let Some(bias) = &self.bias {
             with_slice(bias, |bias| {
                 each_row(&mut y, out, |_, y| add(y, bias));
@@ -82,7 +93,11 @@ impl CustomOp1 for FrozenLinear {
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(Tensor::from_vec(self.input_gradient(g)?, x.shape(), &Device::Cpu)?))
+        Ok(Some(Tensor::from_vec(
+            self.input_gradient(g)?,
+            x.shape(),
+            &Device::Cpu,
+        )?))
     }
 }
 
@@ -110,13 +125,16 @@ impl CustomOp3 for LoraLinear {
         let mut y = self.frozen.forward(x, x_layout)?;
         let n = y.len() / out;
         let x = Matrix::new(x, n, input).at(x_layout.start_offset());
-        let mut low = into_numbers(x.matmul(Matrix::new(a, rank, input).at(a_layout.start_offset()).t())?)?;
+        let mut low =
+            into_numbers(x.matmul(Matrix::new(a, rank, input).at(a_layout.start_offset()).t())?)?;
         scale(&mut low, self.scale);
         let low = CpuStorage::F32(low);
         let b = Matrix::new(b, out, rank).at(b_layout.start_offset());
         let delta = Matrix::new(&low, n, rank).matmul(b.t())?;
         let delta = numbers(&delta)?;
-        each_row(&mut y, out, |row, y| add(y, &delta[row * out..(row + 1) * out]));
+        each_row(&mut y, out, |row, y| {
+            add(y, &delta[row * out..(row + 1) * out])
+        });
         Ok((CpuStorage::F32(y), Shape::from((n, out))))
     }
 
@@ -152,15 +170,25 @@ impl CustomOp3 for LoraLinear {
         let dx = if x.track_op() {
             let mut total = self.frozen.input_gradient(g)?;
             let low = numbers(&dx)?;
-            each_row(&mut total, input, |row, total| add(total, &low[row * input..(row + 1) * input]));
+            each_row(&mut total, input, |row, total| {
+                add(total, &low[row * input..(row + 1) * input])
+            });
             Some(Tensor::from_vec(total, x.shape(), &Device::Cpu)?)
         } else {
             None
         };
         Ok((
             dx,
-            Some(Tensor::from_vec(into_numbers(da)?, (rank, input), &Device::Cpu)?),
-            Some(Tensor::from_vec(into_numbers(db)?, (out, rank), &Device::Cpu)?),
+            Some(Tensor::from_vec(
+                into_numbers(da)?,
+                (rank, input),
+                &Device::Cpu,
+            )?),
+            Some(Tensor::from_vec(
+                into_numbers(db)?,
+                (out, rank),
+                &Device::Cpu,
+            )?),
         ))
     }
 }
@@ -186,7 +214,13 @@ impl CustomOp2 for Linear {
         Ok((y, Shape::from((n, out))))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (out, input) = w.dims2()?;
         let n = g.elem_count() / out;
         let (dx, dw) = with_storage(g, |g| {
@@ -232,13 +266,22 @@ impl CustomOp2 for AddBias {
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
-    fn bwd(&self, _x: &Tensor, bias: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        _x: &Tensor,
+        bias: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let out = bias.elem_count();
         let db = with_slice(g, |values| {
             Ok(column_sums(values.len() / out, out, |row, sum| {
                 add(sum, &values[row * out..(row + 1) * out]);
             }))
         })?;
-        Ok((Some(g.clone()), Some(Tensor::from_vec(db, bias.shape(), &Device::Cpu)?)))
+        Ok((
+            Some(g.clone()),
+            Some(Tensor::from_vec(db, bias.shape(), &Device::Cpu)?),
+        ))
     }
 }

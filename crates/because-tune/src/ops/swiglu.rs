@@ -39,7 +39,13 @@ impl CustomOp2 for SwiGlu {
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
 
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let width = gate.dims2()?.1;
         let (dgate, dup) = with_slice(gate, |gates| {
             with_slice(up, |ups| {
@@ -47,14 +53,19 @@ impl CustomOp2 for SwiGlu {
                     let (mut dgate, mut dup) = (vec![0.0; gs.len()], vec![0.0; gs.len()]);
                     each_row(&mut dgate, width, |row, dgate| {
                         let at = row * width;
-                        let (gate, up, g) = (&gates[at..][..width], &ups[at..][..width], &gs[at..][..width]);
+                        let (gate, up, g) = (
+                            &gates[at..][..width],
+                            &ups[at..][..width],
+                            &gs[at..][..width],
+                        );
                         for (((d, gate), up), g) in dgate.iter_mut().zip(gate).zip(up).zip(g) {
                             let s = logistic(*gate);
                             *d = g * up * s * (1.0 + gate * (1.0 - s));
                         }
                     });
                     each_row(&mut dup, width, |row, dup| {
-                        let (gate, g) = (&gates[row * width..][..width], &gs[row * width..][..width]);
+                        let (gate, g) =
+                            (&gates[row * width..][..width], &gs[row * width..][..width]);
                         for ((d, gate), g) in dup.iter_mut().zip(gate).zip(g) {
                             *d = g * gate * logistic(*gate);
                         }

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use because_contrast::StudentPrompt;
 use because_core::{ItemId, Node, Prediction, SftExample, Split, UserId, jsonl};
 use because_eval::{Evidence, LossPoint, evidence};
-use because_tune::{Decoding, TinyBase, TrainEvent, TrainSet, Trainer, TunedModel};
+use because_tune::{TinyBase, TrainEvent, TrainSet, Trainer, TunedModel};
 use serde::Serialize;
 use serde_json::json;
 
@@ -61,7 +61,10 @@ impl Pipeline {
         let (base, adapter) = (self.base_folder(), project.path("adapter"));
         let examples_path = project.sft_path(Split::Test);
         let weights = adapter.join("adapter_model.safetensors");
-        let depends = json!([self.settings.evaluate.max_tokens]);
+        let depends = json!([
+            self.settings.evaluate.max_tokens,
+            self.settings.evaluate.repetition_penalty
+        ]);
         let predict = async |_| {
             let examples: Vec<SftExample> = jsonl::read_all(&examples_path)?;
             if examples.is_empty() {
@@ -72,7 +75,7 @@ impl Pipeline {
                 });
             }
             let model = TunedModel::load(&base, Some(&adapter))?;
-            let decoding = Decoding::greedy(self.settings.evaluate.max_tokens);
+            let decoding = self.settings.evaluate.decoding();
             let mut predictions = Vec::with_capacity(examples.len());
             for batch in examples.chunks(AT_ONCE) {
                 if self.stop.is_requested() {
@@ -159,10 +162,7 @@ impl Pipeline {
         let messages =
             StudentPrompt::default().messages(&user_profile, title.as_deref(), &item_profile);
         let model = TunedModel::load(&base, Some(&adapter))?;
-        let answer = model.generate(
-            &messages,
-            &Decoding::greedy(self.settings.evaluate.max_tokens),
-        )?;
+        let answer = model.generate(&messages, &self.settings.evaluate.decoding())?;
         let explanation = answer.text.trim().to_owned();
         Ok(Explained {
             user: user.clone(),
