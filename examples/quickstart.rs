@@ -134,14 +134,14 @@ fn show_exchange(missed: &Explanation) {
     );
 }
 
-fn show(event: Event<'_>) {
+fn show(event: &Event<'_>) {
     match event {
         Event::Loss {
             what,
             step,
             total,
             loss,
-        } if step == 1 || step % (total / 8).max(1) == 0 => {
+        } if *step == 1 || step % (total / 8).max(1) == 0 => {
             println!("  {what}: step {step} of {total}, loss {loss:.3}");
         }
         Event::End(stage) => println!(

@@ -40,7 +40,7 @@ fn watched(pipeline: Pipeline, output: &Output, stop: &Stop) -> (Pipeline, Arc<P
     (
         pipeline
             .stop(stop.clone())
-            .on_event(move |event| shown.show(&event)),
+            .on_event(move |event| shown.show(event)),
         progress,
     )
 }

@@ -29,7 +29,7 @@ pub struct Pipeline {
     project: Project,
     settings: Settings,
     stop: Stop,
-    events: Box<dyn Fn(Event<'_>) + Send + Sync>,
+    events: Box<dyn Fn(&Event<'_>) + Send + Sync>,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -143,7 +143,7 @@ impl Pipeline {
 
     /// Tells what happens, from whatever thread it happens on.
     #[must_use]
-    pub fn on_event(mut self, events: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
+    pub fn on_event(mut self, events: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.events = Box::new(events);
         self
     }
@@ -244,7 +244,7 @@ impl Pipeline {
         inputs: &[&Path],
         work: impl AsyncFnOnce(bool) -> Result<(serde_json::Value, Vec<PathBuf>)>,
     ) -> Result<StageReport> {
-        (self.events)(Event::Begin { stage: name });
+        (self.events)(&Event::Begin { stage: name });
         let begun = Instant::now();
         memory::reset_peak();
         let fingerprint = fingerprint(name, settings, inputs)?;
@@ -264,7 +264,7 @@ impl Pipeline {
             peak_rss_bytes: memory::peak(),
             detail,
         };
-        (self.events)(Event::End(&report));
+        (self.events)(&Event::End(&report));
         Ok(report)
     }
 

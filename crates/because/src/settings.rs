@@ -279,6 +279,7 @@ impl Default for EvaluateSettings {
     fn default() -> Self {
         Self {
             max_tokens: 128,
+            repetition_penalty: 1.1,
             samples: 6,
         }
     }

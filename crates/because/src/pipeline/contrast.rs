@@ -106,7 +106,7 @@ impl Pipeline {
                 .concurrency(self.settings.llm.concurrency)
                 .stop(self.stop.clone())
                 .on_progress(|done, total| {
-                    (self.events)(Event::Progress {
+                    (self.events)(&Event::Progress {
                         what: "pairs",
                         done,
                         total,

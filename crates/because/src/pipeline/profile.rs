@@ -115,7 +115,7 @@ impl Pipeline {
     }
 
     fn progress(&self, progress: because_propagate::Progress<'_>) {
-        (self.events)(Event::Progress {
+        (self.events)(&Event::Progress {
             what: progress.stage,
             done: progress.done,
             total: progress.total,

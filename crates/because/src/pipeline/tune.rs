@@ -102,7 +102,7 @@ impl Pipeline {
                         }),
                 );
                 let (done, total) = (predictions.len(), examples.len());
-                (self.events)(Event::Progress {
+                (self.events)(&Event::Progress {
                     what: "explanations",
                     done,
                     total,
@@ -299,11 +299,11 @@ impl Pipeline {
 struct Steps<'a> {
     what: &'a str,
     total: usize,
-    events: &'a (dyn Fn(Event<'_>) + Send + Sync),
+    events: &'a (dyn Fn(&Event<'_>) + Send + Sync),
 }
 
 impl<'a> Steps<'a> {
-    fn new(what: &'a str, events: &'a (dyn Fn(Event<'_>) + Send + Sync)) -> Self {
+    fn new(what: &'a str, events: &'a (dyn Fn(&Event<'_>) + Send + Sync)) -> Self {
         Self {
             what,
             total: 0,
@@ -316,7 +316,7 @@ impl<'a> Steps<'a> {
         match event {
             TrainEvent::Started { steps, .. } => self.total = *steps as usize,
             TrainEvent::Step(record) => {
-                (self.events)(Event::Loss {
+                (self.events)(&Event::Loss {
                     what,
                     step: record.step as usize,
                     total: self.total,
