@@ -34,7 +34,7 @@ pub(crate) enum Command {
     Contrast(Contrast),
     /// Tune the small model on explanations with LoRA.
     #[cfg(feature = "tune")]
-    Train(Train),
+    Train(Box<Train>),
     /// Let a local model answer a prompt or a file of prompts.
     #[cfg(feature = "tune")]
     Generate(Generate),
@@ -48,7 +48,7 @@ pub(crate) enum Command {
     Report(Dir),
     /// Run every stage, going on where the last run ended.
     #[cfg(feature = "tune")]
-    Run(Run),
+    Run(Box<Run>),
 }
 
 #[derive(Debug, Args)]

@@ -21,7 +21,7 @@ pub(crate) async fn run(command: Command, output: &Output, stop: &Stop) -> Resul
         Command::Profile(args) => stages::profile(args, output, stop).await,
         Command::Contrast(args) => stages::contrast(args, output, stop).await,
         #[cfg(feature = "tune")]
-        Command::Train(args) => tune::train(args, output, stop).await,
+        Command::Train(args) => tune::train(*args, output, stop).await,
         #[cfg(feature = "tune")]
         Command::Generate(args) => tune::generate(&args, output),
         #[cfg(feature = "tune")]
@@ -29,7 +29,7 @@ pub(crate) async fn run(command: Command, output: &Output, stop: &Stop) -> Resul
         Command::Evaluate(args) => measure::evaluate(&args, output),
         Command::Report(args) => measure::report(args, output).await,
         #[cfg(feature = "tune")]
-        Command::Run(args) => tune::run(args, output, stop).await,
+        Command::Run(args) => tune::run(*args, output, stop).await,
     }
 }
 

@@ -95,16 +95,27 @@ mod tests {
             let begun = &begun;
             async move {
                 begun.fetch_add(1, Ordering::Relaxed);
-                futures_timer::Delay::new(std::time::Duration::from_millis(if job == 0 { 1 } else { 20 })).await;
+                futures_timer::Delay::new(std::time::Duration::from_millis(if job == 0 {
+                    1
+                } else {
+                    20
+                }))
+                .await;
                 if job == 0 {
-                    return Err(ChatError::Permanent { status: Some(401), message: "no".into() });
+                    return Err(ChatError::Permanent {
+                        status: Some(401),
+                        message: "no".into(),
+                    });
                 }
                 Ok(job)
             }
         });
         let mut done = Vec::new();
         let halted = drive(jobs, 4, &Stop::default(), |job| done.push(job)).await;
-        assert!(matches!(halted, Err(Halted::Failed(ChatError::Permanent { .. }))));
+        assert!(matches!(
+            halted,
+            Err(Halted::Failed(ChatError::Permanent { .. }))
+        ));
         done.sort_unstable();
         assert_eq!(done, [1, 2, 3]);
         assert_eq!(begun.load(Ordering::Relaxed), 4);
