@@ -218,7 +218,8 @@ const ADJECTIVES: &str = "cozy cosy friendly attentive fresh creative unique aut
     dim intimate airy sunny shady leafy fruity hoppy malty smoky tangy zesty buttery flaky hearty filling inside outside
     specialty signature dead alive nonfiction fictional historical philosophical political scientific literary epic violent tense suspenseful";
 
-const GENERAL: &str = "place places food foods service services staff menu menus price prices pricing quality product products item
+const GENERAL: &str = "two three four five six seven eight nine ten eleven twelve twenty thirty forty hundred dozen half
+    place places food foods service services staff menu menus price prices pricing quality product products item
     items movie movies film films book books story stories game games experience experiences atmosphere atmospheres ambiance
     ambience environment environments vibe vibes decor restaurant restaurants spot spots option options variety varieties selection
     selections business businesses location locations offerings choice choices establishment establishments dish dishes

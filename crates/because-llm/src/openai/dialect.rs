@@ -10,6 +10,8 @@ pub enum StructuredOutput {
     Instructions,
     /// For a JSON object, with the schema in the prompt.
     JsonObject,
+    /// With the schema without its bounds on the length of texts, which some strict servers do not take.
+    JsonSchemaWithoutLengths,
     /// With the schema itself, which the server keeps to.
     JsonSchema,
 }
@@ -19,6 +21,7 @@ impl StructuredOutput {
         match level {
             0 => Self::Instructions,
             1 => Self::JsonObject,
+            2 => Self::JsonSchemaWithoutLengths,
             _ => Self::JsonSchema,
         }
     }
@@ -83,8 +86,17 @@ impl Dialect {
                 "structured output",
             ])
         {
-            self.structured
-                .fetch_min(sent.structured as u8 - 1, Ordering::Relaxed);
+            let lengths = names(&["minlength", "maxlength"]);
+            let next = match sent.structured {
+                StructuredOutput::JsonSchema if lengths => {
+                    StructuredOutput::JsonSchemaWithoutLengths
+                }
+                StructuredOutput::JsonSchema | StructuredOutput::JsonSchemaWithoutLengths => {
+                    StructuredOutput::JsonObject
+                }
+                _ => StructuredOutput::Instructions,
+            };
+            self.structured.fetch_min(next as u8, Ordering::Relaxed);
             return true;
         }
         if request.sampling.max_tokens.is_some()
@@ -110,6 +122,25 @@ impl Dialect {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_without_lengths_still_gets_the_schema() {
+        let dialect = Dialect::of("m", StructuredOutput::JsonSchema);
+        let request = ChatRequest::default().schema("s", serde_json::json!({"type": "object"}));
+        let mut refusal = Refusal {
+            status: 400,
+            body: "Invalid schema for response_format 's': 'maxLength' is not permitted.".into(),
+            ..Refusal::default()
+        };
+        assert!(dialect.learns(&refusal, dialect.now(), &request));
+        assert_eq!(
+            dialect.now().structured,
+            StructuredOutput::JsonSchemaWithoutLengths
+        );
+        refusal.body = "response_format.type json_schema is unavailable".into();
+        assert!(dialect.learns(&refusal, dialect.now(), &request));
+        assert_eq!(dialect.now().structured, StructuredOutput::JsonObject);
+    }
 
     #[test]
     fn reasoning_models_are_known_by_their_names() {

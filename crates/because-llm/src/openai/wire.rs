@@ -36,7 +36,13 @@ impl<'a> Question<'a> {
         let sampling = &request.sampling;
         let (response_format, told) = match (&request.schema, dialect.structured) {
             (None, _) => (None, None),
-            (Some(schema), StructuredOutput::JsonSchema) => (Some(native(schema)), None),
+            (Some(schema), StructuredOutput::JsonSchema) => {
+                (Some(native(&schema.name, &schema.schema)), None)
+            }
+            (Some(schema), StructuredOutput::JsonSchemaWithoutLengths) => (
+                Some(native(&schema.name, &without_lengths(&schema.schema))),
+                None,
+            ),
             (Some(schema), StructuredOutput::JsonObject) => {
                 (Some(json!({"type": "json_object"})), Some(schema))
             }
@@ -64,8 +70,23 @@ impl<'a> Question<'a> {
     }
 }
 
-fn native(schema: &JsonSchema) -> Value {
-    json!({"type": "json_schema", "json_schema": {"name": schema.name, "schema": schema.schema, "strict": true}})
+/// A schema without bounds on the length of texts; what an answer has to fit is still checked on our side.
+fn without_lengths(schema: &Value) -> Value {
+    match schema {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(name, value)| {
+                !(value.is_number() && matches!(name.as_str(), "minLength" | "maxLength"))
+            })
+            .map(|(name, value)| (name.clone(), without_lengths(value)))
+            .collect(),
+        Value::Array(list) => list.iter().map(without_lengths).collect(),
+        other => other.clone(),
+    }
+}
+
+fn native(name: &str, schema: &Value) -> Value {
+    json!({"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": true}})
 }
 
 /// The turns with the schema said in words, at the end of the instructions.
