@@ -23,7 +23,7 @@ fn lora_steps_of_four_rows_of_128(bencher: Bencher<'_, '_>) {
         .steps(1)
         .build(texts, &base, &mut |_| {})
         .expect("the temporary folder can be written");
-    let rows = (0..ROWS as u32)
+    let rows: Vec<TokenRow> = (0..ROWS as u32)
         .map(|row| TokenRow {
             input_ids: (0..TOKENS as u32)
                 .map(|place| 3 + (row * 31 + place * 7) % 250)

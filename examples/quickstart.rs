@@ -37,7 +37,7 @@ async fn main() -> Result<(), because::Error> {
     settings.seed = 7;
     settings.contrast.train_limit = 300;
     settings.contrast.valid_limit = 20;
-    settings.train.tiny_steps = 300;
+    settings.train.tiny_steps = 450;
     settings.train.max_length = 512;
 
     println!("\n== 2. Profiles: an initial one for everybody, then two layers of messages ==");

@@ -134,7 +134,7 @@ fn ten_steps_give_pefts_losses_and_weights() {
         batch_size: 2,
         accumulation: 2,
         learning_rate: 1e-2,
-        warmup_steps: 2,
+        warmup_steps: Some(2),
         shuffle: false,
         ..TrainConfig::default()
     };

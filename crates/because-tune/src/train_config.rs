@@ -17,8 +17,9 @@ pub struct TrainConfig {
     pub accumulation: usize,
     /// The highest rate, reached after the warm-up.
     pub learning_rate: f64,
-    /// Steps of a straight rise from 0; half a cosine down to 0 follows.
-    pub warmup_steps: u64,
+    /// Steps of a straight rise from 0; half a cosine down to 0 follows. Where it is not said: 3 % of all steps, the share
+    /// of the QLoRA recipe, and at least 2.
+    pub warmup_steps: Option<u64>,
     /// Decoupled weight decay: 0.01, PyTorch's default.
     pub weight_decay: f64,
     /// Bound of the global gradient norm; 0 for none.
@@ -41,7 +42,7 @@ impl Default for TrainConfig {
             batch_size: 4,
             accumulation: 1,
             learning_rate: 2e-4,
-            warmup_steps: 10,
+            warmup_steps: None,
             weight_decay: 0.01,
             clip: 1.0,
             max_length: 1024,
@@ -96,9 +97,10 @@ impl TrainConfig {
     }
 
     pub(crate) fn plan(&self, rows: usize) -> Plan {
+        let steps = self.steps(rows);
         Plan {
-            steps: self.steps(rows),
-            warmup: self.warmup_steps,
+            steps,
+            warmup: self.warmup_steps.unwrap_or((steps * 3 / 100).max(2)),
             rate: self.learning_rate,
             decay: self.weight_decay,
             clip: self.clip,

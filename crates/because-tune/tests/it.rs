@@ -92,7 +92,7 @@ fn settings() -> TrainConfig {
         batch_size: 2,
         accumulation: 2,
         learning_rate: 1e-2,
-        warmup_steps: 1,
+        warmup_steps: Some(1),
         ..TrainConfig::default()
     }
 }
@@ -592,7 +592,7 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_names_the_step() {
     let out = tempfile::tempdir().unwrap();
     let config = TrainConfig {
         learning_rate: 1e30,
-        warmup_steps: 0,
+        warmup_steps: Some(0),
         clip: 0.0,
         max_steps: Some(9),
         ..settings()

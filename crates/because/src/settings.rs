@@ -164,8 +164,9 @@ pub struct TrainSettings {
     /// for `tiny`, whose adapters have far fewer numbers to move.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// Steps over which the learning rate rises.
-    pub warmup_steps: u64,
+    /// Steps over which the learning rate rises; 3 % of all, and at least 2, where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
     /// The rank of the adapter.
     pub rank: usize,
     /// The scale of the adapter times its rank.
@@ -189,9 +190,9 @@ impl Default for TrainSettings {
             batch_size: 8,
             accumulation: 1,
             learning_rate: None,
-            warmup_steps: 10,
-            rank: 16,
-            alpha: 32.0,
+            warmup_steps: None,
+            rank: 8,
+            alpha: 16.0,
             target_modules: [
                 "q_proj",
                 "k_proj",

@@ -202,7 +202,7 @@ impl Tuning {
         set(&mut train.batch_size, self.batch_size);
         set(&mut train.accumulation, self.accumulation);
         train.learning_rate = self.learning_rate.or(train.learning_rate);
-        set(&mut train.warmup_steps, self.warmup_steps);
+        train.warmup_steps = self.warmup_steps.or(train.warmup_steps);
         set(&mut train.rank, self.rank);
         set(&mut train.alpha, self.alpha);
         set(&mut train.target_modules, self.target_modules);
