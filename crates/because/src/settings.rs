@@ -45,7 +45,8 @@ pub struct LlmSettings {
     pub reasoner: Option<ModelSpec>,
     /// At most this many calls in flight.
     pub concurrency: usize,
-    /// How often a call that failed in a way that may pass is repeated before the run stops.
+    /// How often a call that failed in a way that may pass is repeated before the run stops. Waits double from half a second
+    /// up to a minute, so eight ride out about a minute of a bad network.
     pub retries: u32,
     /// How often an answer that does not fit is asked again with the fault named.
     pub repairs: u32,
@@ -62,7 +63,7 @@ impl Default for LlmSettings {
             model: ModelSpec::Offline,
             reasoner: None,
             concurrency: 16,
-            retries: 4,
+            retries: 8,
             repairs: 2,
             timeout_secs: 600,
             record: None,
