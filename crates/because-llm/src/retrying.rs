@@ -112,7 +112,12 @@ impl<M: ChatModel> ChatModel for Retrying<M> {
                 if attempt >= self.attempts || begun.elapsed() + wait >= self.deadline {
                     return Err(given_up(error, attempt));
                 }
-                tracing::debug!(%key, attempt, ?wait, %error, "asking again");
+                // One hiccup is the rule in a long run; a person wants to hear of a server that stays away.
+                if attempt < 3 {
+                    tracing::debug!(%key, attempt, ?wait, %error, "asking again");
+                } else {
+                    tracing::warn!(attempt, ?wait, %error, "asking again");
+                }
                 Delay::new(wait).await;
                 attempt += 1;
             }
