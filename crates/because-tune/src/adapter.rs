@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::QwenConfig;
 use crate::error::{Result, TuneError};
-use crate::lora::LoraConfig;
+use crate::lora::{LoraConfig, ordered};
 use crate::model::PROJECTIONS;
 use crate::ops::values;
 use crate::params::Parameters;
@@ -141,11 +141,12 @@ fn parameters(
     mut tensors: Tensors,
 ) -> Result<Vec<Named>, String> {
     let mut found = Vec::new();
-    for pair in lora.pairs(model) {
-        for (part, shape) in [
-            ("lora_A", [lora.rank, pair.input]),
-            ("lora_B", [pair.output, lora.rank]),
-        ] {
+    for (a, pair) in ordered(&lora.pairs(model)) {
+        {
+            let (part, shape) = match a {
+                true => ("lora_A", [lora.rank, pair.input]),
+                false => ("lora_B", [pair.output, lora.rank]),
+            };
             let name = format!("{}.{part}.weight", pair.path);
             let (is, values) = tensors
                 .remove(&format!("{PREFIX}{name}"))

@@ -54,12 +54,13 @@ pub(crate) fn write(
     adapter::write(draft.path(), base, &state.lora, parameters)?;
     let moments: Vec<_> = parameters
         .iter()
-        .zip(&optimizer.moments)
-        .flat_map(|((name, variable), (m, v))| {
-            let shape = variable.dims().to_vec();
+        .zip(parameters.slots())
+        .flat_map(|((name, tensor), (_, slot, len))| {
+            let part = |all: &[f32]| all[slot..slot + len].to_vec();
+            let shape = tensor.dims().to_vec();
             [
-                (format!("m.{name}"), shape.clone(), m.clone()),
-                (format!("v.{name}"), shape, v.clone()),
+                (format!("m.{name}"), shape.clone(), part(&optimizer.mean)),
+                (format!("v.{name}"), shape, part(&optimizer.square)),
             ]
         })
         .collect();
@@ -142,19 +143,12 @@ pub(crate) fn read_optimizer(
             reason: format!("tensor {name} is missing or cut"),
         }),
     };
-    let moments = parameters
-        .iter()
-        .map(|(name, variable)| {
-            let count = variable.elem_count();
-            Ok((
-                take(format!("m.{name}"), count)?,
-                take(format!("v.{name}"), count)?,
-            ))
-        })
-        .collect::<Result<_>>()?;
-    Ok(AdamW {
-        decay,
-        step,
-        moments,
-    })
+    let mut optimizer = AdamW::new(parameters.elements() as usize, decay);
+    optimizer.step = step;
+    for (name, slot, count) in parameters.slots() {
+        let range = slot..slot + count;
+        optimizer.mean[range.clone()].copy_from_slice(&take(format!("m.{name}"), count)?);
+        optimizer.square[range].copy_from_slice(&take(format!("v.{name}"), count)?);
+    }
+    Ok(optimizer)
 }

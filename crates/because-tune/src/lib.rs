@@ -27,6 +27,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
 mod adapter;
+mod backprop;
 mod base;
 mod chat;
 mod checkpoint;
@@ -36,6 +37,7 @@ mod decoding;
 mod error;
 mod generate;
 mod lora;
+mod memory;
 mod model;
 mod ops;
 mod optim;

@@ -1,9 +1,9 @@
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::config::QwenConfig;
 use crate::error::{Result, TuneError};
-use crate::model::{PROJECTIONS, Qwen};
+use crate::model::{GROUPS, PROJECTIONS, Qwen};
+use crate::ops::Lora;
 use crate::params::{Parameters, generator, uniform};
 
 /// How the low-rank adapters look (Hu et al. 2021, arXiv 2106.09685).
@@ -124,34 +124,76 @@ impl LoraConfig {
     /// the model answers as it did before.
     pub(crate) fn initial(&self, config: &QwenConfig, seed: u64) -> Result<Parameters> {
         let pairs = self.pairs(config);
-        Parameters::new(pairs.iter().flat_map(|pair| {
-            let a = format!("{}.lora_A.weight", pair.path);
-            let mut rng = generator(seed, &a);
-            let values = uniform(
-                &mut rng,
-                self.rank * pair.input,
-                1.0 / (pair.input as f64).sqrt(),
-            );
-            let b = format!("{}.lora_B.weight", pair.path);
-            [
-                (a, vec![self.rank, pair.input], values),
-                (
-                    b,
-                    vec![pair.output, self.rank],
-                    vec![0.0; pair.output * self.rank],
-                ),
-            ]
-        }))
+        let mut tensors = Vec::new();
+        for (a, pair) in ordered(&pairs) {
+            let part = if a { "lora_A" } else { "lora_B" };
+            let name = format!("{}.{part}.weight", pair.path);
+            let tensor = if a {
+                let mut rng = generator(seed, &name);
+                let bound = 1.0 / (pair.input as f64).sqrt();
+                let values = uniform(&mut rng, self.rank * pair.input, bound);
+                (name, vec![self.rank, pair.input], values)
+            } else {
+                let zeros = vec![0.0; pair.output * self.rank];
+                (name, vec![pair.output, self.rank], zeros)
+            };
+            tensors.push(tensor);
+        }
+        Parameters::new(tensors)
     }
 
-    /// Lays adapters, in the order of [`LoraConfig::pairs`], over a model.
-    pub(crate) fn attach(&self, model: &mut Qwen, tensors: &[Tensor]) {
+    /// Lays adapters over a model; with gradients if they are to learn.
+    pub(crate) fn attach(
+        &self,
+        model: &mut Qwen,
+        parameters: &Parameters,
+        learns: bool,
+    ) -> Result<()> {
         let pairs = self.pairs(&model.config);
-        for (pair, tensors) in pairs.iter().zip(tensors.chunks_exact(2)) {
-            let [a, b] = [&tensors[0], &tensors[1]].map(Tensor::clone);
-            model.adapt(pair.layer, pair.projection, a, b, self.scale() as f32);
+        for (index, layer) in model.layers.iter_mut().enumerate() {
+            for (members, group) in GROUPS.iter().zip(&mut layer.groups) {
+                let of_group =
+                    |pair: &&LoraPair| pair.layer == index && members.contains(&pair.projection);
+                let pairs: Vec<&LoraPair> = pairs.iter().filter(of_group).collect();
+                let ranks: usize = pairs.iter().map(|_| self.rank).sum();
+                let Some(first) = pairs.first() else {
+                    continue;
+                };
+                let get = |pair: &LoraPair, part: &str| {
+                    let name = format!("{}.{part}", pair.path);
+                    parameters
+                        .get(&name, learns)
+                        .unwrap_or_else(|| unreachable!("{name} was checked to be present"))
+                };
+                group.a =
+                    parameters.span(&format!("{}.lora_A.weight", first.path), ranks, learns)?;
+                let mut row = 0;
+                for pair in pairs {
+                    let place = members.iter().position(|&one| one == pair.projection);
+                    let Some(place) = place else { continue };
+                    group.all[place].lora = Some(Lora {
+                        rows: row..row + self.rank,
+                        b: get(pair, "lora_B.weight"),
+                        scale: self.scale() as f32,
+                        magnitude: None,
+                    });
+                    row += self.rank;
+                }
+            }
         }
+        Ok(())
     }
+}
+
+/// Adapters in the order of their parameters: of each group of a layer all A, then all B. Whether it is an A comes first.
+pub(crate) fn ordered(pairs: &[LoraPair]) -> Vec<(bool, &LoraPair)> {
+    let group = |pair: &LoraPair| GROUPS.iter().position(|one| one.contains(&pair.projection));
+    let mut all: Vec<(bool, &LoraPair)> = pairs
+        .iter()
+        .flat_map(|pair| [(true, pair), (false, pair)])
+        .collect();
+    all.sort_by_key(|(a, pair)| (pair.layer, group(pair), !a, pair.projection));
+    all
 }
 
 #[cfg(test)]

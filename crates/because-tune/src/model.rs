@@ -1,12 +1,10 @@
-use std::sync::Arc;
-
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::config::QwenConfig;
 use crate::error::Result;
 use crate::ops::{
-    self, AttentionShape, LayerCache, Rope, Segment, add_bias, frozen_linear, linear, lora_linear,
-    rms_norm, swiglu,
+    self, AttentionShape, Dropout, Kept, LayerCache, Matrix, Param, Pool, Projection, Projections,
+    Rope, RopeTable, Segment, rms_norm, swiglu, tensor, view,
 };
 use crate::weights::Weights;
 
@@ -21,47 +19,35 @@ pub(crate) const PROJECTIONS: [(&str, &str); 7] = [
     ("mlp", "down_proj"),
 ];
 
-/// Qwen2.5 in f32. Whether a weight learns is a matter of the tensor it was given: one that belongs to a `Var` does.
+/// The same by what they read: those of a group have one input.
+pub(crate) const GROUPS: [&[usize]; 4] = [&[0, 1, 2], &[3], &[4, 5], &[6]];
+
+/// Qwen2.5. Whether a weight learns is a matter of the [`Param`] it was given.
 pub(crate) struct Qwen {
     pub(crate) config: QwenConfig,
-    embedding: Tensor,
-    layers: Vec<Layer>,
-    norm: Tensor,
+    pub(crate) embedding: Matrix,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) norm: Param,
     /// `[v, d]`; the embedding itself where the two are tied.
-    head: Tensor,
+    pub(crate) head: Matrix,
+    pub(crate) pool: Pool,
     rope: Rope,
 }
 
-struct Layer {
-    input_norm: Tensor,
-    inner_norm: Tensor,
-    projections: [Projection; 7],
-}
-
-/// `y = x W^T + bias (+ scale (x A^T) B^T)`.
-struct Projection {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    lora: Option<(Tensor, Tensor, f32)>,
-}
-
-impl Projection {
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let bias = self.bias.as_ref();
-        match (&self.lora, bias) {
-            (Some((a, b, scale)), _) => lora_linear(x, (a, b, *scale), &self.weight, bias),
-            (None, _) if !self.weight.track_op() => frozen_linear(x, &self.weight, bias),
-            (None, Some(bias)) => add_bias(&linear(x, &self.weight)?, bias),
-            (None, None) => linear(x, &self.weight),
-        }
-    }
+pub(crate) struct Layer {
+    pub(crate) input_norm: Param,
+    pub(crate) inner_norm: Param,
+    /// By [`GROUPS`]: q, k and v; o; gate and up; down.
+    pub(crate) groups: [Projections; 4],
 }
 
 /// Sequences laid one after the other, without padding: a token never costs more than itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Tokens {
     pub(crate) ids: Vec<u32>,
-    pub(crate) segments: Arc<[Segment]>,
+    pub(crate) segments: Vec<Segment>,
+    /// Tokens that all sequences begin with and that stand in the batch once, as a segment of their own before the others.
+    shared: usize,
 }
 
 impl Tokens {
@@ -84,15 +70,50 @@ impl Tokens {
                 }
             })
             .collect();
-        Self { ids, segments }
+        Self {
+            ids,
+            segments,
+            shared: 0,
+        }
+    }
+
+    /// Sequences of which what all begin with is computed once. In a causal model a token sees what is before it and
+    /// nothing else, so the first tokens of all of them have the same activations, and their gradients add up.
+    pub(crate) fn sharing(sequences: &[&[u32]]) -> Self {
+        /// What is saved must be worth another segment.
+        const LEAST: usize = 8;
+        let Some((first, others)) = sequences.split_first() else {
+            return Self::new([]);
+        };
+        let alike = |other: &[u32]| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+        // Each sequence keeps a token of its own.
+        let shared = others
+            .iter()
+            .map(|other| alike(other).min(other.len() - 1))
+            .min()
+            .map_or(0, |shared| shared.min(first.len() - 1));
+        if shared < LEAST {
+            return Self::new(sequences.iter().copied());
+        }
+        let rest = sequences.iter().map(|ids| (&ids[shared..], shared));
+        Self {
+            shared,
+            ..Self::after(std::iter::once((&first[..shared], 0)).chain(rest))
+        }
+    }
+
+    /// The row of the batch that holds position `at` of a sequence.
+    pub(crate) fn row(&self, sequence: usize, at: usize) -> usize {
+        match self.shared {
+            0 => self.segments[sequence].start + at,
+            shared if at < shared => at,
+            shared => self.segments[sequence + 1].start + at - shared,
+        }
     }
 
     fn reach(&self) -> usize {
-        self.segments
-            .iter()
-            .map(|segment| segment.past + segment.len)
-            .max()
-            .unwrap_or(0)
+        let ends = self.segments.iter().map(|one| one.past + one.len);
+        ends.max().unwrap_or(0)
     }
 }
 
@@ -120,7 +141,7 @@ impl Cache {
     }
 }
 
-fn attention_shape(config: &QwenConfig) -> AttentionShape {
+pub(crate) fn attention_shape(config: &QwenConfig) -> AttentionShape {
     AttentionShape {
         heads: config.num_attention_heads,
         kv_heads: config.num_key_value_heads,
@@ -136,29 +157,74 @@ impl std::fmt::Debug for Qwen {
     }
 }
 
+/// What all layers of one pass over a batch have in common.
+pub(crate) struct Pass<'a> {
+    pub(crate) segments: &'a [Segment],
+    pub(crate) rope: std::sync::Arc<RopeTable>,
+    pub(crate) dropout: Option<&'a Dropout>,
+    /// Rows whose final state is wanted, if not all: past its attention the last layer computes these alone.
+    pub(crate) wanted: Option<&'a [u32]>,
+}
+
+/// The activations of a layer that its backward starts from. What is cheap to compute again is not among them: the two
+/// normed inputs and the product of gate and up.
+pub(crate) struct Activations {
+    /// q and k turned by their positions.
+    pub(crate) qkv: [Tensor; 3],
+    /// What attention gave: of the wanted rows where there are such.
+    pub(crate) mixed: Tensor,
+    /// The residual stream between the two blocks.
+    pub(crate) between: Tensor,
+    pub(crate) gate_up: [Tensor; 2],
+    pub(crate) kept: [Kept; 4],
+}
+
+impl Activations {
+    pub(crate) fn recycle(self, pool: &Pool) -> Result<()> {
+        let tensors = self.qkv.into_iter().chain(self.gate_up);
+        for tensor in tensors.chain([self.mixed, self.between]) {
+            pool.recycle(tensor)?;
+        }
+        for kept in self.kept {
+            kept.recycle(pool)?;
+        }
+        Ok(())
+    }
+}
+
 impl Qwen {
     /// Puts the model together from checked weights.
     pub(crate) fn new(config: QwenConfig, mut weights: Weights) -> Self {
-        let embedding = weights.take("model.embed_tokens.weight");
+        let embedding = weights.matrix("model.embed_tokens.weight");
         let layers = (0..config.num_hidden_layers)
             .map(|layer| {
-                let mut take = |name: &str| weights.take(&format!("model.layers.{layer}.{name}"));
-                Layer {
-                    input_norm: take("input_layernorm.weight"),
-                    inner_norm: take("post_attention_layernorm.weight"),
-                    projections: PROJECTIONS.map(|(block, name)| Projection {
-                        weight: take(&format!("{block}.{name}.weight")),
-                        bias: matches!(name, "q_proj" | "k_proj" | "v_proj")
-                            .then(|| take(&format!("{block}.{name}.bias"))),
+                let name = |name: &str| format!("model.layers.{layer}.{name}");
+                let mut projection = |index: usize| {
+                    let (block, short) = PROJECTIONS[index];
+                    let path = name(&format!("{block}.{short}"));
+                    Projection {
+                        weight: weights.matrix(&format!("{path}.weight")),
+                        bias: matches!(short, "q_proj" | "k_proj" | "v_proj")
+                            .then(|| weights.vector(&format!("{path}.bias"))),
                         lora: None,
-                    }),
+                        site: (layer * PROJECTIONS.len() + index) as u32,
+                    }
+                };
+                let groups = GROUPS.map(|group| Projections {
+                    all: group.iter().map(|&index| projection(index)).collect(),
+                    a: None,
+                });
+                Layer {
+                    input_norm: weights.vector(&name("input_layernorm.weight")),
+                    inner_norm: weights.vector(&name("post_attention_layernorm.weight")),
+                    groups,
                 }
             })
             .collect();
-        let norm = weights.take("model.norm.weight");
+        let norm = weights.vector("model.norm.weight");
         let head = match config.tie_word_embeddings {
             true => embedding.clone(),
-            false => weights.take("lm_head.weight"),
+            false => weights.matrix("lm_head.weight"),
         };
         let rope = Rope::new(config.rope_theta, config.head_dim());
         Self {
@@ -167,48 +233,42 @@ impl Qwen {
             layers,
             norm,
             head,
+            pool: Pool::default(),
             rope,
         }
     }
 
-    /// Lays a low-rank pair over a projection, by the projection's index in [`PROJECTIONS`].
-    pub(crate) fn adapt(
-        &mut self,
-        layer: usize,
-        projection: usize,
-        a: Tensor,
-        b: Tensor,
-        scale: f32,
-    ) {
-        self.layers[layer].projections[projection].lora = Some((a, b, scale));
-    }
-
     /// A number that differs where the weights do: of every adapter all values, of every other tensor a sample.
     pub(crate) fn fingerprint(&self) -> Result<u64> {
-        const SAMPLE: usize = 4096;
-        let projections = || self.layers.iter().flat_map(|layer| &layer.projections);
-        let weights = [&self.embedding, &self.norm, &self.head].into_iter();
-        let weights = weights.chain(projections().map(|projection| &projection.weight));
-        let adapters = projections().filter_map(|projection| projection.lora.as_ref());
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut eat =
-            |value: f32| hash = (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3);
-        for weight in weights {
-            ops::with_slice(weight, |values| {
-                values
-                    .iter()
-                    .step_by(values.len().div_ceil(SAMPLE))
-                    .for_each(|&value| eat(value));
-                Ok(())
-            })?;
+        let mut eat = |values: &[f32]| {
+            for value in values {
+                hash = (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3);
+            }
+        };
+        let mut sample = |matrix: &Matrix| -> Result<()> {
+            const ROWS: u32 = 4;
+            let rows = matrix.dims()?.0 as u32;
+            let some = (0..rows).step_by(rows.div_ceil(ROWS) as usize);
+            Ok(matrix.rows(some, |_, row| eat(row))?)
+        };
+        sample(&self.embedding)?;
+        sample(&self.head)?;
+        let groups = || self.layers.iter().flat_map(|layer| &layer.groups);
+        for projection in groups().flat_map(|group| &group.all) {
+            sample(&projection.weight)?;
         }
-        for (a, b, scale) in adapters {
-            eat(*scale);
-            for tensor in [a, b] {
-                ops::with_slice(tensor, |values| {
-                    values.iter().for_each(|&value| eat(value));
-                    Ok(())
-                })?;
+        eat(&view(&self.norm.tensor)?);
+        for group in groups() {
+            if let Some(a) = &group.a {
+                eat(&view(&a.tensor)?);
+            }
+            for lora in group.all.iter().filter_map(|one| one.lora.as_ref()) {
+                eat(&[lora.scale]);
+                eat(&view(&lora.b.tensor)?);
+                if let Some(magnitude) = &lora.magnitude {
+                    eat(&view(&magnitude.m.tensor)?);
+                }
             }
         }
         Ok(hash)
@@ -224,65 +284,182 @@ impl Qwen {
         self.run(tokens, Some(cache))
     }
 
-    /// Summed cross-entropy of the rows' next tokens over `denominator`: `targets` are pairs of a row of `tokens` and the
-    /// token that should follow it. Only these rows meet the output projection.
-    pub(crate) fn loss(
-        &self,
-        tokens: &Tokens,
-        targets: &[(u32, u32)],
-        denominator: f64,
-    ) -> Result<Tensor> {
-        let (rows, classes): (Vec<u32>, Vec<u32>) = targets.iter().copied().unzip();
-        let hidden = self.hidden(tokens)?;
-        let rows = Tensor::from_vec(rows, targets.len(), &Device::Cpu)?;
-        let hidden = hidden.index_select(&rows, 0)?;
-        Ok(ops::cross_entropy(
-            &hidden,
-            &self.head,
-            classes,
-            denominator,
-        )?)
-    }
-
     /// Logits `[n, v]` of the given rows of hidden states.
     pub(crate) fn logits(&self, hidden: &Tensor, rows: &[u32]) -> Result<Tensor> {
-        let rows = Tensor::new(rows, &Device::Cpu)?;
-        Ok(frozen_linear(
-            &hidden.index_select(&rows, 0)?,
-            &self.head,
-            None,
-        )?)
+        let head = Projections {
+            all: vec![Projection {
+                weight: self.head.clone(),
+                bias: None,
+                lora: None,
+                site: 0,
+            }],
+            a: None,
+        };
+        let (mut logits, _) = head.forward(&self.pool, &self.gather(hidden, rows)?, None, None)?;
+        Ok(logits.remove(0))
     }
 
     fn run(&self, tokens: &Tokens, mut cache: Option<&mut Cache>) -> Result<Tensor> {
-        let shape = attention_shape(&self.config);
-        let rope = self.rope.table(tokens.reach());
-        let ids = Tensor::new(tokens.ids.as_slice(), &Device::Cpu)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let [q, k, v, o, gate, up, down] = &layer.projections;
-            let normed = self.normed(&x, &layer.input_norm)?;
-            let (q, k, v) = (
-                q.forward(&normed)?,
-                k.forward(&normed)?,
-                v.forward(&normed)?,
-            );
-            let mixed = match &mut cache {
-                None => ops::attention((&q, &k, &v), shape, &tokens.segments, &rope)?,
-                Some(cache) => {
-                    let cache = &mut cache.layers[index];
-                    ops::cached_attention((&q, &k, &v), shape, &tokens.segments, &rope, cache)?
-                }
-            };
-            x = (x + o.forward(&mixed)?)?;
-            let normed = self.normed(&x, &layer.inner_norm)?;
-            let inner = swiglu(&gate.forward(&normed)?, &up.forward(&normed)?)?;
-            x = (x + down.forward(&inner)?)?;
+        let pass = Pass {
+            segments: &tokens.segments,
+            rope: self.rope(tokens),
+            dropout: None,
+            wanted: None,
+        };
+        let mut x = self.embed(&tokens.ids)?;
+        for index in 0..self.layers.len() {
+            let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
+            let (next, activations) = self.layer(index, &x, &pass, cache)?;
+            activations.recycle(&self.pool)?;
+            self.pool.recycle(std::mem::replace(&mut x, next))?;
         }
-        self.normed(&x, &self.norm)
+        let hidden = self.normed(&x, &self.norm)?;
+        self.pool.recycle(x)?;
+        Ok(hidden)
     }
 
-    fn normed(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        Ok(rms_norm(x, weight, self.config.rms_norm_eps)?)
+    pub(crate) fn rope(&self, tokens: &Tokens) -> std::sync::Arc<RopeTable> {
+        self.rope.table(tokens.reach())
+    }
+
+    /// The vectors of tokens, `[n, d]`.
+    pub(crate) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        let d = self.config.hidden_size;
+        let mut x = self.pool.take(ids.len() * d);
+        self.embedding.rows(ids.iter().copied(), |row, vector| {
+            x[row * d..(row + 1) * d].copy_from_slice(vector);
+        })?;
+        Ok(tensor(x, (ids.len(), d))?)
+    }
+
+    /// One layer: what it gives, `[n, d]` or the wanted rows of it if it is the last, and what a backward needs.
+    pub(crate) fn layer(
+        &self,
+        index: usize,
+        x: &Tensor,
+        pass: &Pass<'_>,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<(Tensor, Activations)> {
+        let (pool, layer, shape) = (
+            &self.pool,
+            &self.layers[index],
+            attention_shape(&self.config),
+        );
+        let [qkv, o, gate_up, down] = &layer.groups;
+        let wanted = self.wanted(index, pass);
+
+        let normed = self.normed(x, &layer.input_norm)?;
+        let (projected, kept_qkv) = qkv.forward(pool, &normed, None, pass.dropout)?;
+        pool.recycle(normed)?;
+        let [q, k, v] = three(projected);
+        let q = pass.rope.rotate(q, pass.segments)?;
+        let k = pass.rope.rotate(k, pass.segments)?;
+        let mut mixed = match cache {
+            None => ops::attention(pool, (&q, &k, &v), shape, pass.segments)?,
+            Some(cache) => ops::cached_attention(pool, (&q, &k, &v), shape, pass.segments, cache)?,
+        };
+        let dropout = pass.dropout.map(|dropout| match wanted {
+            Some(rows) => dropout.of_rows(rows),
+            None => dropout.clone(),
+        });
+        let dropout = dropout.as_ref();
+        let some = wanted.map(|rows| self.gather(x, rows)).transpose()?;
+        if let Some(rows) = wanted {
+            let some = self.gather(&mixed, rows)?;
+            let all = std::mem::replace(&mut mixed, some);
+            pool.recycle(all)?;
+        }
+        let (between, kept_o) =
+            o.forward(pool, &mixed, Some(some.as_ref().unwrap_or(x)), dropout)?;
+        let between = one(between);
+        some.map(|some| pool.recycle(some)).transpose()?;
+
+        let normed = self.normed(&between, &layer.inner_norm)?;
+        let (projected, kept_gate_up) = gate_up.forward(pool, &normed, None, dropout)?;
+        pool.recycle(normed)?;
+        let [gate, up] = two(projected);
+        let inner = swiglu(pool, &gate, &up)?;
+        let (out, kept_down) = down.forward(pool, &inner, Some(&between), dropout)?;
+        pool.recycle(inner)?;
+        let activations = Activations {
+            qkv: [q, k, v],
+            mixed,
+            between,
+            gate_up: [gate, up],
+            kept: [kept_qkv, kept_o, kept_gate_up, kept_down],
+        };
+        Ok((one(out), activations))
+    }
+
+    /// The rows a layer computes after its attention, if not all.
+    pub(crate) fn wanted<'a>(&self, layer: usize, pass: &Pass<'a>) -> Option<&'a [u32]> {
+        pass.wanted.filter(|_| layer + 1 == self.layers.len())
+    }
+
+    pub(crate) fn normed(&self, x: &Tensor, weight: &Param) -> Result<Tensor> {
+        Ok(rms_norm(&self.pool, x, weight, self.config.rms_norm_eps)?)
+    }
+
+    /// Some rows of `[n, d]`.
+    pub(crate) fn gather(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        let (d, x) = (x.dims2()?.1, view(x)?);
+        let mut some = self.pool.take(rows.len() * d);
+        for (some, &row) in some.chunks_exact_mut(d).zip(rows) {
+            some.copy_from_slice(&x[row as usize * d..][..d]);
+        }
+        Ok(tensor(some, (rows.len(), d))?)
+    }
+
+    /// The backward of [`Self::gather`]: `[n, d]`, zero but for the given rows, which are added up.
+    pub(crate) fn scatter(&self, some: Tensor, rows: &[u32], n: usize) -> Result<Tensor> {
+        let d = some.dims2()?.1;
+        let mut all = self.pool.zeros(n * d);
+        for (some, &row) in view(&some)?.chunks_exact(d).zip(rows) {
+            let into = &mut all[row as usize * d..][..d];
+            into.iter_mut().zip(some).for_each(|(into, x)| *into += x);
+        }
+        self.pool.recycle(some)?;
+        Ok(tensor(all, (n, d))?)
+    }
+}
+
+fn one(mut tensors: Vec<Tensor>) -> Tensor {
+    tensors.swap_remove(0)
+}
+
+fn two(tensors: Vec<Tensor>) -> [Tensor; 2] {
+    <[Tensor; 2]>::try_from(tensors).expect("a group of two gives two")
+}
+
+fn three(tensors: Vec<Tensor>) -> [Tensor; 3] {
+    <[Tensor; 3]>::try_from(tensors).expect("a group of three gives three")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_sequences_begin_with_stands_in_the_batch_once() {
+        let head: Vec<u32> = (0..10).collect();
+        let row = |tail: &[u32]| [&head, tail].concat();
+        let rows = [row(&[20, 21]), row(&[22]), row(&[20, 23, 24])];
+        let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+        let tokens = Tokens::sharing(&rows);
+        assert_eq!(tokens.ids.len(), 10 + 2 + 1 + 3);
+        for (sequence, ids) in rows.iter().enumerate() {
+            for (at, &id) in ids.iter().enumerate() {
+                assert_eq!(tokens.ids[tokens.row(sequence, at)], id);
+            }
+        }
+        // The same sequence twice: each keeps a token of its own.
+        let tokens = Tokens::sharing(&[rows[0], rows[0]]);
+        assert_eq!((tokens.shared, tokens.ids.len()), (11, 13));
+        // Too little to share.
+        assert_eq!(
+            Tokens::sharing(&[&rows[0][..3], &rows[1][..3]]).ids.len(),
+            6
+        );
+        assert_eq!(Tokens::sharing(&[rows[0]]).ids.len(), 12);
     }
 }

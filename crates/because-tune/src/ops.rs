@@ -1,25 +1,40 @@
-//! The differentiable operations of the model, each with a backward written by hand.
+//! The operations of the model, forward and backward, each written by hand.
 //!
 //! Candle's own fused norm, rotary embedding and softmax have no backward and cut the graph without a word; its plain
-//! operations have one, but compute and keep gradients of frozen weights and every intermediate. What is here keeps only
-//! its inputs, recomputes the rest, and asks of each argument whether anybody needs its gradient.
+//! operations have one, but compute and keep gradients of frozen weights, keep every intermediate, and fill each gradient
+//! with zeros before adding to it. Here a forward says what its backward needs, a backward adds to one flat buffer of
+//! gradients, and a frozen weight has none. The plain Candle version of each stands in `reference` and is what the tests
+//! compare with.
 //!
-//! All work on rows: `[n, d]`, the tokens of all sequences of a batch one after the other, without padding.
+//! All work on rows: `[n, d]`, the tokens of all sequences of a batch one after the other, without padding. This module is
+//! the seam where other devices come in: what goes through it are Candle tensors, whose storage says where they live, the
+//! weights as they lie in their files, and the flat gradients. Today there are kernels for the CPU.
 
 mod attention;
 mod cross_entropy;
-mod kernel;
+mod dropout;
+mod gemm;
+mod gradients;
 mod linear;
+mod matrix;
 mod norm;
+mod pool;
 #[cfg(test)]
 mod reference;
 mod rope;
+mod simd;
 mod swiglu;
 
-pub(crate) use attention::{AttentionShape, LayerCache, Segment, attention, cached_attention};
-pub(crate) use cross_entropy::cross_entropy;
-pub(crate) use kernel::{values, with_slice};
-pub(crate) use linear::{add_bias, frozen_linear, linear, lora_linear};
-pub(crate) use norm::rms_norm;
-pub(crate) use rope::Rope;
-pub(crate) use swiglu::swiglu;
+pub(crate) use attention::{
+    AttentionShape, LayerCache, Segment, attention, attention_backward, cached_attention,
+};
+pub(crate) use cross_entropy::{cross_entropy, rows_at_once};
+pub(crate) use dropout::Dropout;
+pub(crate) use gradients::Gradients;
+pub(crate) use linear::{Kept, Lora, Magnitude, Projection, Projections, row_squares};
+pub(crate) use matrix::{Mapped, Matrix, Param};
+pub(crate) use norm::{rms_norm, rms_norm_backward};
+pub(crate) use pool::{Pool, into_values, tensor, values, view};
+pub(crate) use rope::{Rope, RopeTable};
+pub(crate) use simd::{bf16_to_f32, f16_to_f32};
+pub(crate) use swiglu::{swiglu, swiglu_backward};

@@ -1,52 +1,95 @@
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::Result;
+use crate::ops::Param;
 
-/// The parameters that learn, by name, in a fixed order.
+/// The parameters that learn, by name, in a fixed order, one after the other in one flat f32 tensor: what a model holds are
+/// views of it, and an optimiser passes over it once.
 #[derive(Debug)]
-pub(crate) struct Parameters(Vec<(String, Var)>);
+pub(crate) struct Parameters {
+    flat: Tensor,
+    views: Vec<View>,
+}
+
+#[derive(Debug)]
+struct View {
+    name: String,
+    slot: usize,
+    tensor: Tensor,
+}
 
 impl Parameters {
-    /// Makes a variable of each named tensor of numbers.
+    /// Lays named tensors of numbers one after the other.
     pub(crate) fn new(
         tensors: impl IntoIterator<Item = (String, Vec<usize>, Vec<f32>)>,
     ) -> Result<Self> {
-        let variables = tensors
+        let (mut all, mut named) = (Vec::new(), Vec::new());
+        for (name, shape, values) in tensors {
+            named.push((name, shape, all.len()));
+            all.extend(values);
+        }
+        let count = all.len();
+        let flat = Tensor::from_vec(all, count, &Device::Cpu)?;
+        let views = named
             .into_iter()
-            .map(|(name, shape, values)| Ok((name, Var::from_vec(values, shape, &Device::Cpu)?)));
-        Ok(Self(variables.collect::<Result<_>>()?))
+            .map(|(name, shape, slot)| {
+                let tensor = flat
+                    .narrow(0, slot, shape.iter().product())?
+                    .reshape(shape)?;
+                Ok(View { name, slot, tensor })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { flat, views })
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.0
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.views
             .iter()
-            .map(|(name, variable)| (name.as_str(), variable))
+            .map(|view| (view.name.as_str(), &view.tensor))
     }
 
-    /// The variables themselves, to be built into a model that learns.
-    pub(crate) fn tracked(&self) -> Vec<Tensor> {
-        self.0
+    /// Names, where each begins in the flat buffer, and how many numbers it has.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (&str, usize, usize)> {
+        self.views
             .iter()
-            .map(|(_, variable)| variable.as_tensor().clone())
-            .collect()
+            .map(|view| (view.name.as_str(), view.slot, view.tensor.elem_count()))
     }
 
-    /// Their values, to be built into a model that only answers and keeps no graph.
-    pub(crate) fn frozen(&self) -> Vec<Tensor> {
-        self.0
-            .iter()
-            .map(|(_, variable)| variable.as_detached_tensor())
-            .collect()
+    /// A parameter by name, as a model takes it: with a gradient if it `learns`.
+    pub(crate) fn get(&self, name: &str, learns: bool) -> Option<Param> {
+        let view = self.views.iter().find(|view| view.name == name)?;
+        Some(Param {
+            tensor: view.tensor.clone(),
+            slot: learns.then_some(view.slot),
+        })
+    }
+
+    /// `rows` rows of numbers, whatever their names, from the beginning of a named parameter on.
+    pub(crate) fn span(&self, from: &str, rows: usize, learns: bool) -> Result<Option<Param>> {
+        let Some(view) = self.views.iter().find(|view| view.name == from) else {
+            return Ok(None);
+        };
+        let width = view.tensor.dims2()?.1;
+        let tensor = self
+            .flat
+            .narrow(0, view.slot, rows * width)?
+            .reshape((rows, width))?;
+        Ok(Some(Param {
+            tensor,
+            slot: learns.then_some(view.slot),
+        }))
+    }
+
+    /// All numbers together.
+    pub(crate) fn flat(&self) -> &Tensor {
+        &self.flat
     }
 
     /// How many numbers there are.
     pub(crate) fn elements(&self) -> u64 {
-        self.0
-            .iter()
-            .map(|(_, variable)| variable.elem_count() as u64)
-            .sum()
+        self.flat.elem_count() as u64
     }
 }
 

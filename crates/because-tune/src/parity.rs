@@ -8,8 +8,6 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Var;
-
 use crate::adapter::{self, read_tensors};
 use crate::base::BaseFolder;
 use crate::data::{Row, Sample, TrainSet};
@@ -34,7 +32,7 @@ fn adapted() -> (Qwen, Parameters) {
     let folder = BaseFolder::open(&data("base")).unwrap();
     let mut model = folder.model().unwrap();
     let (lora, parameters) = adapter::read(&data("adapter"), &folder.config).unwrap();
-    lora.attach(&mut model, &parameters.tracked());
+    lora.attach(&mut model, &parameters, true).unwrap();
     (model, parameters)
 }
 
@@ -120,7 +118,8 @@ fn loss_and_gradients_are_those_of_peft() {
     let supervised: usize = batch.iter().map(|sample| sample.targets.len()).sum();
     let loss = session.accumulate(&batch, supervised as f64).unwrap();
     assert!((loss - json("grads.json")["loss"].as_f64().unwrap()).abs() < 1e-6);
-    for ((name, _), gradient) in parameters.iter().zip(&session.gradients().0) {
+    for (name, slot, len) in parameters.slots() {
+        let gradient = &session.gradients().flat()[slot..slot + len];
         let off = distance(gradient, &expected[&format!("base_model.model.{name}")].1);
         assert!(off < 1e-5, "{name}: {off:e}");
     }
@@ -181,7 +180,7 @@ fn a_batch_has_the_gradients_of_its_rows_whatever_their_lengths() {
         for batch in batches {
             session.accumulate(batch, 50.0).unwrap();
         }
-        session.gradients().0.clone()
+        session.gradients().flat().to_vec()
     };
     let together = gradients(&[samples[..5].iter().collect()]);
     let alone = gradients(
@@ -190,28 +189,20 @@ fn a_batch_has_the_gradients_of_its_rows_whatever_their_lengths() {
             .map(|sample| vec![sample])
             .collect::<Vec<_>>(),
     );
-    for (together, alone) in together.iter().zip(&alone) {
-        assert!(distance(together, alone) < 1e-5);
+    for (_, slot, len) in parameters.slots() {
+        let part = slot..slot + len;
+        assert!(distance(&together[part.clone()], &alone[part]) < 1e-5);
     }
 }
 
 #[test]
 fn frozen_weights_do_not_move_and_every_adapter_does() {
     let folder = BaseFolder::open(&data("base")).unwrap();
-    let mut weights = Weights::read(&folder.path, &folder.config).unwrap();
-    let held: Vec<_> = folder
-        .config
-        .tensors()
-        .into_iter()
-        .map(|(name, _)| (name.clone(), weights.take(&name)))
-        .collect();
-    let before: Vec<Vec<f32>> = held
-        .iter()
-        .map(|(_, tensor)| values(tensor).unwrap())
-        .collect();
-    let mut model = Qwen::new(folder.config.clone(), Weights::from_tensors(held.clone()));
+    let file = folder.path.join("model.safetensors");
+    let before = std::fs::read(&file).unwrap();
+    let mut model = folder.model().unwrap();
     let (lora, parameters) = adapter::read(&data("adapter"), &folder.config).unwrap();
-    lora.attach(&mut model, &parameters.tracked());
+    lora.attach(&mut model, &parameters, true).unwrap();
     let start: Vec<Vec<f32>> = parameters
         .iter()
         .map(|(_, var)| values(var).unwrap())
@@ -219,9 +210,7 @@ fn frozen_weights_do_not_move_and_every_adapter_does() {
     Session::new(plan(), &model, &parameters, None)
         .run(&samples(), |_, _| Ok(()))
         .unwrap();
-    for ((name, tensor), before) in held.iter().zip(&before) {
-        assert_eq!(&values(tensor).unwrap(), before, "{name}");
-    }
+    assert_eq!(std::fs::read(&file).unwrap(), before);
     for ((name, var), start) in parameters.iter().zip(&start) {
         assert_ne!(&values(var).unwrap(), start, "{name}");
     }
@@ -244,36 +233,31 @@ fn gradients_of_all_weights_agree_with_finite_differences() {
             (name, shape, values)
         }))
         .unwrap();
-        let named = parameters
-            .iter()
-            .map(|(name, var)| (name.to_owned(), var.as_tensor().clone()));
-        let model = Qwen::new(config.clone(), Weights::from_tensors(named));
+        let model = Qwen::new(config.clone(), Weights::from_parameters(&parameters, true));
         let samples = samples();
         let batch: Vec<&Sample> = samples[..4].iter().collect();
         let mut session = Session::new(plan(), &model, &parameters, None);
         session.accumulate(&batch, 40.0).unwrap();
-        let gradients = session.gradients().0.clone();
-        for ((name, var), gradient) in parameters.iter().zip(&gradients) {
+        let gradients = session.gradients().flat().to_vec();
+        for (name, slot, len) in parameters.slots() {
+            let gradient = &gradients[slot..slot + len];
             let direction = normal(&mut generator(4, name), gradient.len(), 1.0);
             let slope: f64 = gradient
                 .iter()
                 .zip(&direction)
                 .map(|(g, d)| f64::from(*g) * f64::from(*d))
                 .sum();
-            let base = values(var).unwrap();
+            let base = values(parameters.flat()).unwrap();
             let mut loss_at = |shift: f32| {
-                set(
-                    var,
-                    base.iter()
-                        .zip(&direction)
-                        .map(|(b, d)| b + shift * d)
-                        .collect(),
-                );
+                let mut moved = base.clone();
+                let part = moved[slot..slot + len].iter_mut();
+                part.zip(&direction).for_each(|(b, d)| *b += shift * d);
+                set(&parameters, moved);
                 session.accumulate(&batch, 40.0).unwrap()
             };
             let shift = 1e-3;
             let measured = (loss_at(shift) - loss_at(-shift)) / (2.0 * f64::from(shift));
-            set(var, base.clone());
+            set(&parameters, base);
             assert!(
                 (measured - slope).abs() < 0.02 * slope.abs().max(0.1),
                 "{name}: {measured} against {slope}"
@@ -282,8 +266,23 @@ fn gradients_of_all_weights_agree_with_finite_differences() {
     }
 }
 
-fn set(var: &Var, values: Vec<f32>) {
-    let tensor =
-        candle_core::Tensor::from_vec(values, var.shape(), &candle_core::Device::Cpu).unwrap();
-    var.set(&tensor).unwrap();
+fn set(parameters: &Parameters, values: Vec<f32>) {
+    struct Set(Vec<f32>);
+
+    impl candle_core::InplaceOp1 for Set {
+        fn name(&self) -> &'static str {
+            "set"
+        }
+
+        fn cpu_fwd(
+            &self,
+            storage: &mut candle_core::CpuStorage,
+            _: &candle_core::Layout,
+        ) -> candle_core::Result<()> {
+            *storage = candle_core::CpuStorage::F32(self.0.clone());
+            Ok(())
+        }
+    }
+
+    parameters.flat().inplace_op1(&Set(values)).unwrap();
 }

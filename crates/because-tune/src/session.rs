@@ -4,10 +4,13 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backprop::{Batch, Learn};
 use crate::data::Sample;
 use crate::error::{Result, TuneError};
-use crate::model::{Qwen, Tokens};
-use crate::optim::{AdamW, Gradients, cosine_with_warmup};
+use crate::memory::Checkpointing;
+use crate::model::Qwen;
+use crate::ops::Gradients;
+use crate::optim::{AdamW, cosine_with_warmup};
 use crate::params::{Parameters, permutation};
 
 /// One optimiser step, as a line of the log.
@@ -73,8 +76,8 @@ impl<'a> Session<'a> {
         cancel: Option<Arc<AtomicBool>>,
     ) -> Self {
         Self {
-            optimizer: AdamW::new(parameters, plan.decay),
-            gradients: Gradients::zeros(parameters),
+            optimizer: AdamW::new(parameters.elements() as usize, plan.decay),
+            gradients: Gradients::zeros(parameters.elements() as usize),
             plan,
             model,
             parameters,
@@ -131,7 +134,7 @@ impl<'a> Session<'a> {
         let learning_rate =
             self.plan.rate * cosine_with_warmup(done, self.plan.warmup, self.plan.steps);
         self.optimizer
-            .step(self.parameters, &self.gradients, learning_rate)?;
+            .step(self.parameters.flat(), self.gradients.flat(), learning_rate)?;
         self.unpadded = rows.iter().map(|&row| samples[row].length as u64).sum();
         let padded = |batch: &Vec<&Sample>| {
             batch.len() * batch.iter().map(|row| row.length).max().unwrap_or(0)
@@ -149,22 +152,22 @@ impl<'a> Session<'a> {
 
     /// Adds the gradients of one micro-batch and gives its share of the loss.
     pub(crate) fn accumulate(&mut self, batch: &[&Sample], supervised: f64) -> Result<f64> {
-        let tokens = Tokens::new(batch.iter().map(|sample| sample.ids.as_slice()));
-        let targets: Vec<(u32, u32)> = batch
-            .iter()
-            .zip(tokens.segments.iter())
-            .flat_map(|(sample, segment)| {
-                sample
-                    .targets
-                    .iter()
-                    .map(move |&(at, token)| (at + segment.start as u32, token))
-            })
-            .collect();
-        let loss = self.model.loss(&tokens, &targets, supervised)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        self.gradients
-            .accumulate(self.parameters, loss.backward()?, self.optimizer.step + 1)?;
-        Ok(value)
+        let mut learn = Learn {
+            denominator: supervised,
+            checkpointing: Checkpointing::None,
+            gradients: &mut self.gradients,
+        };
+        let loss = self.model.learn(&Batch::new(batch), &mut learn)?;
+        // A parameter without a gradient is out of reach of the loss, and that is never let pass: training on would leave
+        // it as it is, without a word.
+        let mut slots = self.parameters.slots();
+        match slots.find(|&(_, slot, len)| !self.gradients.covers(slot, len)) {
+            Some((name, _, _)) => Err(TuneError::NoGradient {
+                parameter: name.to_owned(),
+                step: self.optimizer.step + 1,
+            }),
+            None => Ok(loss / supervised),
+        }
     }
 
     #[cfg(test)]

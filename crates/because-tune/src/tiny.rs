@@ -253,10 +253,7 @@ impl TinyBase {
         on_event: &mut dyn FnMut(&TrainEvent),
     ) -> Result<(Parameters, TinySummary)> {
         let parameters = initial(config, self.seed)?;
-        let tensors = parameters
-            .iter()
-            .map(|(name, variable)| (name.to_owned(), variable.as_tensor().clone()));
-        let model = Qwen::new(config.clone(), Weights::from_tensors(tensors));
+        let model = Qwen::new(config.clone(), Weights::from_parameters(&parameters, true));
         let plan = Plan {
             steps: self.steps,
             warmup: (self.steps / 20).max(1),

@@ -110,7 +110,7 @@ impl Trainer {
         let rows = self.rows(&folder, data, on_event)?;
         let mut model = folder.model()?;
         let start = self.start(&folder, &rows.samples, out)?;
-        start.lora.attach(&mut model, &start.parameters.tracked());
+        start.lora.attach(&mut model, &start.parameters, true)?;
         on_event(&TrainEvent::Started {
             rows: rows.samples.len(),
             skipped: rows.skipped,

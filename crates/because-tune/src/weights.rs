@@ -1,46 +1,111 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
-use safetensors::Dtype;
+use memmap2::Mmap;
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::config::QwenConfig;
 use crate::error::{Result, TuneError};
+use crate::ops::{Mapped, Matrix, Param, bf16_to_f32, f16_to_f32, tensor};
+use crate::params::Parameters;
 
-/// The weights of a base by name, all in f32, each of the shape its configuration asks for.
-pub(crate) struct Weights(BTreeMap<String, Tensor>);
+/// The weights of a base by name, each of the shape its configuration asks for. Matrices stay where they lie in their
+/// mapped files, in the precision they have there; norms and biases are in memory, in f32.
+pub(crate) struct Weights {
+    matrices: BTreeMap<String, Matrix>,
+    vectors: BTreeMap<String, Param>,
+}
 
 impl Weights {
-    /// Reads `model.safetensors`, or the shards that `model.safetensors.index.json` lists, from a folder.
-    ///
-    /// Every name and shape is checked before the first tensor is allocated.
+    /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` lists, of a folder. Every name and
+    /// shape is checked.
     pub(crate) fn read(folder: &Path, config: &QwenConfig) -> Result<Self> {
-        let files = files(folder)?;
-        let mapped = map(&files).map_err(|error| fault(folder, error.to_string()))?;
-        let wanted = config.tensors();
-        let present: BTreeMap<String, TensorView<'_>> = mapped.tensors().into_iter().collect();
-        check(&wanted, &present, config).map_err(|reason| fault(folder, reason))?;
-        let mut weights = BTreeMap::new();
-        for (name, shape) in wanted {
-            let values = to_f32(&present[&name])
-                .ok_or_else(|| fault(folder, not_a_float(&name, &present[&name])))?;
-            weights.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
+        let maps = files(folder)?
+            .iter()
+            .map(|path| Ok(Arc::new(map(path)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut present = BTreeMap::new();
+        for map in &maps {
+            let file =
+                SafeTensors::deserialize(map).map_err(|error| fault(folder, error.to_string()))?;
+            for (name, view) in file.tensors() {
+                present.insert(name, (map, view));
+            }
         }
-        Ok(Self(weights))
+        let wanted = config.tensors();
+        check(&wanted, &present, config).map_err(|reason| fault(folder, reason))?;
+        let mut weights = Self {
+            matrices: BTreeMap::new(),
+            vectors: BTreeMap::new(),
+        };
+        for (name, shape) in wanted {
+            let (map, view) = &present[&name];
+            if let [out, input] = shape[..] {
+                let matrix = matrix(map, view, (out, input))
+                    .ok_or_else(|| fault(folder, not_a_float(&name, view)))??;
+                weights.matrices.insert(name, matrix);
+            } else {
+                let values = to_f32(view).ok_or_else(|| fault(folder, not_a_float(&name, view)))?;
+                let param = Param::frozen(tensor(values, shape)?);
+                weights.vectors.insert(name, param);
+            }
+        }
+        Ok(weights)
     }
 
-    pub(crate) fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
-        Self(tensors.into_iter().collect())
+    /// Weights that are all parameters.
+    pub(crate) fn from_parameters(parameters: &Parameters, learns: bool) -> Self {
+        let mut weights = Self {
+            matrices: BTreeMap::new(),
+            vectors: BTreeMap::new(),
+        };
+        for (name, tensor) in parameters.iter() {
+            let Some(param) = parameters.get(name, learns) else {
+                continue;
+            };
+            if tensor.rank() == 2 {
+                weights
+                    .matrices
+                    .insert(name.to_owned(), Matrix::Param(param));
+            } else {
+                weights.vectors.insert(name.to_owned(), param);
+            }
+        }
+        weights
     }
 
-    /// Hands a tensor over; the constructors saw to it that every tensor of the configuration is there.
-    pub(crate) fn take(&mut self, name: &str) -> Tensor {
-        self.0
+    /// Hands a matrix over; the constructors saw to it that every tensor of the configuration is there.
+    pub(crate) fn matrix(&mut self, name: &str) -> Matrix {
+        self.matrices
             .remove(name)
             .unwrap_or_else(|| unreachable!("{name} was checked to be present"))
     }
+
+    /// Hands a vector over.
+    pub(crate) fn vector(&mut self, name: &str) -> Param {
+        self.vectors
+            .remove(name)
+            .unwrap_or_else(|| unreachable!("{name} was checked to be present"))
+    }
+}
+
+/// A matrix where it lies, or a copy of it where it does not lie as this machine needs it.
+fn matrix(map: &Arc<Mmap>, view: &TensorView<'_>, dims: (usize, usize)) -> Option<Result<Matrix>> {
+    let start = view.data().as_ptr().addr() - map.as_ptr().addr();
+    let mapped = Mapped {
+        file: Arc::clone(map),
+        bytes: start..start + view.data().len(),
+        dtype: view.dtype(),
+        dims,
+    };
+    if mapped.is_usable() {
+        return Some(Ok(Matrix::Mapped(mapped)));
+    }
+    let copy = tensor(to_f32(view)?, dims).map_err(TuneError::from);
+    Some(copy.map(|copy| Matrix::Param(Param::frozen(copy))))
 }
 
 fn fault(path: &Path, reason: String) -> TuneError {
@@ -52,13 +117,15 @@ fn fault(path: &Path, reason: String) -> TuneError {
 
 #[allow(
     unsafe_code,
-    reason = "a weight file is mapped, not read, so that loading does not need its size twice; the mapping lives only \
-              while the tensors are copied out of it, and a file that another process cuts short meanwhile is outside \
-              of what a reader can guard against"
+    reason = "a weight file is mapped, not read: a model is there at once, programs that use the same one share its pages, \
+              and half-precision weights never exist twice. A file that another process cuts short meanwhile ends this one, \
+              as it does with every reader that maps weights"
 )]
-fn map(files: &[PathBuf]) -> candle_core::Result<candle_core::safetensors::MmapedSafetensors> {
-    // SAFETY: see the reason above; nothing of this process writes to the files.
-    unsafe { candle_core::safetensors::MmapedSafetensors::multi(files) }
+fn map(path: &Path) -> Result<Mmap> {
+    let io = |error| TuneError::io("map", path, error);
+    let file = std::fs::File::open(path).map_err(io)?;
+    // SAFETY: see the reason above; nothing of this process writes to the file.
+    unsafe { Mmap::map(&file) }.map_err(io)
 }
 
 #[derive(Deserialize)]
@@ -111,11 +178,11 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn check(
     wanted: &[(String, Vec<usize>)],
-    present: &BTreeMap<String, TensorView<'_>>,
+    present: &BTreeMap<String, (&Arc<Mmap>, TensorView<'_>)>,
     config: &QwenConfig,
 ) -> Result<(), String> {
     for (name, shape) in wanted {
-        let view = present
+        let (_, view) = present
             .get(name)
             .ok_or_else(|| format!("tensor {name} is missing, config.json asks for {shape:?}"))?;
         if view.shape() != shape {
@@ -169,43 +236,15 @@ pub(crate) fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
                 .map(|&bytes| f32::from_le_bytes(bytes))
                 .collect(),
         ),
-        Dtype::BF16 => Some(halves(|bits| f32::from_bits(u32::from(bits) << 16))),
+        Dtype::BF16 => Some(halves(bf16_to_f32)),
         Dtype::F16 => Some(halves(f16_to_f32)),
         _ => None,
     }
 }
 
-/// IEEE half to single: exact for every value, subnormals, infinities and NaN included.
-fn f16_to_f32(bits: u16) -> f32 {
-    let sign = u32::from(bits & 0x8000) << 16;
-    let magnitude = u32::from(bits & 0x7fff);
-    if magnitude >= 0x7c00 {
-        return f32::from_bits(sign | 0x7f80_0000 | ((magnitude & 0x3ff) << 13));
-    }
-    // Read with a single's exponent the value is too small by 2^112, and a product with a power of two is exact.
-    let scaled = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23);
-    f32::from_bits(scaled.to_bits() | sign)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn halves_widen_exactly() {
-        for (bits, value) in [
-            (0x3c00, 1.0),
-            (0xc000, -2.0),
-            (0x0001, 2f32.powi(-24)),
-            (0x7bff, 65504.0),
-            (0x8000, -0.0),
-            (0x7c00, f32::INFINITY),
-            (0x3555, 0.333_251_95),
-        ] {
-            assert_eq!(f16_to_f32(bits).to_bits(), value.to_bits(), "{bits:x}");
-        }
-        assert!(f16_to_f32(0x7e00).is_nan());
-    }
 
     #[test]
     fn a_shard_outside_the_folder_is_refused() {
@@ -266,11 +305,11 @@ mod tests {
                 .iter()
                 .map(|v| f32::from_bits(v.to_bits() & 0xffff_0000))
                 .collect();
-            assert_eq!(
-                crate::ops::values(&read.take(name)).unwrap(),
-                rounded,
-                "{name}"
-            );
+            let is = match read.matrices.remove(name) {
+                Some(matrix) => matrix.values().unwrap(),
+                None => crate::ops::values(&read.vector(name).tensor).unwrap(),
+            };
+            assert_eq!(is, rounded, "{name}");
         }
         // A file that lacks one tensor names it.
         let but_one = all.iter().filter(|(name, _)| *name != "model.norm.weight");

@@ -1,14 +1,12 @@
-use std::sync::Arc;
-
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::kernel::{
-    Matrix, add, dot, exp_in_place, into_numbers, max, numbers, scale, slice, with_slice,
-};
-use super::rope::RopeTable;
+use super::gemm::{Mat, MatMut, multiply};
+use super::pool::{Pool, tensor, view};
+use super::simd::{add, dot, exp_in_place, max, scale, vectorized};
 
-/// The rows one sequence occupies in a batch, and how many of its tokens came before (in a cache).
+/// The rows one sequence occupies in a batch, and how many tokens came before them: in a cache, or, in training, as the
+/// first rows of the batch, which several sequences may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) start: usize,
@@ -36,44 +34,11 @@ impl AttentionShape {
 
     /// Positions handled at once, so that a block of scores stays in cache whatever the length.
     fn block(self) -> usize {
-        (128 / self.group()).max(1)
+        (256 / self.group()).max(1)
     }
 }
 
-/// Causal attention inside each segment, with rotary positions: `softmax(R(q) R(k)^T / sqrt(d_head)) v`.
-///
-/// Shapes: q `[n, heads d_head]`, k and v `[n, kv_heads d_head]`, result as q. Probabilities are recomputed in the
-/// backward: `dv = P^T g`, `dS = P (g v^T - rowsum(P g v^T))`, `dq = R^-1 (dS k)`, `dk = R^-1 (dS^T q)`.
-pub(crate) fn attention(
-    (q, k, v): (&Tensor, &Tensor, &Tensor),
-    shape: AttentionShape,
-    segments: &Arc<[Segment]>,
-    rope: &Arc<RopeTable>,
-) -> Result<Tensor> {
-    q.apply_op3(
-        k,
-        v,
-        Attention {
-            shape,
-            segments: Arc::clone(segments),
-            rope: Arc::clone(rope),
-        },
-    )
-}
-
-struct Attention {
-    shape: AttentionShape,
-    segments: Arc<[Segment]>,
-    rope: Arc<RopeTable>,
-}
-
-impl Attention {
-    /// One piece of work for each segment and key head: no two write the same numbers.
-    fn pieces(&self) -> Vec<(Segment, usize)> {
-        pieces(&self.segments, self.shape)
-    }
-}
-
+/// One piece of work for each segment and key head: no two write the same rows.
 fn pieces(segments: &[Segment], shape: AttentionShape) -> Vec<(Segment, usize)> {
     segments
         .iter()
@@ -81,16 +46,20 @@ fn pieces(segments: &[Segment], shape: AttentionShape) -> Vec<(Segment, usize)> 
         .collect()
 }
 
-/// Copies columns `[from, from + width)` of the rows of a segment: `[len, width]`.
-fn columns(values: &[f32], stride: usize, segment: Segment, from: usize, width: usize) -> Vec<f32> {
-    values[segment.start * stride..(segment.start + segment.len) * stride]
-        .chunks_exact(stride)
-        .flat_map(|row| &row[from..from + width])
-        .copied()
-        .collect()
+/// Copies columns `[from, from + width)` of `rows` rows from row `start` on to the end of `into`.
+fn push_columns(
+    into: &mut Vec<f32>,
+    values: &[f32],
+    (start, rows): (usize, usize),
+    stride: usize,
+    (from, width): (usize, usize),
+) {
+    for row in values[start * stride..(start + rows) * stride].chunks_exact(stride) {
+        into.extend_from_slice(&row[from..from + width]);
+    }
 }
 
-/// Puts `[len, width]` back where [`columns`] took it.
+/// Puts `[len, width]` back where [`push_columns`] took it.
 fn put_columns(
     into: &mut [f32],
     stride: usize,
@@ -105,201 +74,236 @@ fn put_columns(
         .for_each(|(row, part)| row[from..from + width].copy_from_slice(part));
 }
 
-fn rotate(values: &mut [f32], heads: usize, head_dim: usize, past: usize, rope: &RopeTable) {
-    for (index, head) in values.chunks_exact_mut(head_dim).enumerate() {
-        rope.rotate(head, past + index / heads);
-    }
-}
-
-fn unrotate(values: &mut [f32], heads: usize, head_dim: usize, rope: &RopeTable) {
-    for (index, head) in values.chunks_exact_mut(head_dim).enumerate() {
-        rope.unrotate(head, index / heads);
-    }
-}
-
 /// Turns scores into probabilities, each row over the positions up to its own; the rest becomes zero.
 /// `first` is the position of the first row; `group` rows share a position.
 fn causal_softmax(scores: &mut [f32], width: usize, first: usize, group: usize, factor: f32) {
-    for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
-        let (seen, unseen) = scores.split_at_mut(first + row / group + 1);
-        scale(seen, factor);
-        let top = max(seen);
-        let sum = exp_in_place(seen, top);
-        scale(seen, 1.0 / sum);
-        unseen.fill(0.0);
-    }
+    vectorized(
+        #[inline(always)]
+        || {
+            for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
+                let (seen, unseen) = scores.split_at_mut(first + row / group + 1);
+                scale(seen, factor);
+                let top = max(seen);
+                let sum = exp_in_place(seen, top);
+                scale(seen, 1.0 / sum);
+                unseen.fill(0.0);
+            }
+        },
+    );
 }
 
-/// What the query heads of one key head see: q `[len * group, d_head]` (rotated), k and v `[past + len, d_head]`.
-fn attend(
-    q: &CpuStorage,
-    k: &CpuStorage,
-    v: &CpuStorage,
-    segment: Segment,
-    shape: AttentionShape,
-) -> Result<Vec<f32>> {
+/// What the query heads of one key head see: q `[len * group, d_head]`, k and v `[past + len, d_head]`.
+fn attend(q: &[f32], k: &[f32], v: &[f32], segment: Segment, shape: AttentionShape) -> Vec<f32> {
     let (d, group) = (shape.head_dim, shape.group());
-    let mut out = Vec::with_capacity(segment.len * group * d);
+    let mut out = vec![0.0; segment.len * group * d];
+    let mut scores = Vec::new();
     for from in (0..segment.len).step_by(shape.block()) {
         let to = segment.len.min(from + shape.block());
         let (rows, seen) = ((to - from) * group, segment.past + to);
-        let q = Matrix::new(q, rows, d).at(from * group * d);
-        let mut scores = into_numbers(q.matmul(Matrix::new(k, seen, d).t())?)?;
-        causal_softmax(&mut scores, seen, segment.past + from, group, shape.scale());
-        let weights = CpuStorage::F32(scores);
-        let block = Matrix::new(&weights, rows, seen).matmul(Matrix::new(v, seen, d))?;
-        out.extend_from_slice(numbers(&block)?);
-    }
-    Ok(out)
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "rope-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (q, k, v) = (
-            slice(q, q_layout)?,
-            slice(k, k_layout)?,
-            slice(v, v_layout)?,
+        let block = from * group * d..to * group * d;
+        let [k, v] = [k, v].map(|all| Mat::new(all, seen, d));
+        scores.resize(rows * seen, 0.0);
+        let into = &mut MatMut::new(&mut scores, rows, seen);
+        multiply(
+            into,
+            false,
+            1.0,
+            Mat::new(&q[block.clone()], rows, d),
+            k.t(),
         );
-        let (shape, d, group) = (self.shape, self.shape.head_dim, self.shape.group());
-        let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
-        let pieces = self.pieces();
-        let parts: Vec<Result<Vec<f32>>> = pieces
-            .par_iter()
-            .map(|&(segment, head)| {
-                let mut q = columns(q, wide, segment, head * group * d, group * d);
-                let mut k = columns(k, narrow, segment, head * d, d);
-                rotate(&mut q, group, d, 0, &self.rope);
-                rotate(&mut k, 1, d, 0, &self.rope);
-                let v = columns(v, narrow, segment, head * d, d);
-                attend(
-                    &CpuStorage::F32(q),
-                    &CpuStorage::F32(k),
-                    &CpuStorage::F32(v),
-                    segment,
-                    shape,
-                )
-            })
-            .collect();
-        let mut out = vec![0.0; q.len()];
-        for ((segment, head), part) in pieces.into_iter().zip(parts) {
-            put_columns(&mut out, wide, segment, head * group * d, &part?, group * d);
-        }
-        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
+        causal_softmax(&mut scores, seen, segment.past + from, group, shape.scale());
+        let into = &mut MatMut::new(&mut out[block], rows, d);
+        multiply(into, false, 1.0, Mat::new(&scores, rows, seen), v);
+    }
+    out
+}
+
+/// The queries, keys and values of a batch, or a gradient of as many numbers, lent.
+struct Columns<'a> {
+    shape: AttentionShape,
+    wide: usize,
+    narrow: usize,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+}
+
+impl Columns<'_> {
+    fn queries(&self, values: &[f32], segment: Segment, head: usize) -> Vec<f32> {
+        let width = self.shape.group() * self.shape.head_dim;
+        let mut out = Vec::with_capacity(segment.len * width);
+        let rows = (segment.start, segment.len);
+        push_columns(&mut out, values, rows, self.wide, (head * width, width));
+        out
     }
 
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        _out: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (d, group) = (self.shape.head_dim, self.shape.group());
-        let (wide, narrow) = (self.shape.heads * d, self.shape.kv_heads * d);
-        let pieces = self.pieces();
-        let parts: Vec<Result<[Vec<f32>; 3]>> = with_slice(q, |q| {
-            with_slice(k, |k| {
-                with_slice(v, |v| {
-                    with_slice(g, |g| {
-                        Ok(pieces
-                            .par_iter()
-                            .map(|&(segment, head)| {
-                                let q = columns(q, wide, segment, head * group * d, group * d);
-                                let g = columns(g, wide, segment, head * group * d, group * d);
-                                let k = columns(k, narrow, segment, head * d, d);
-                                let v = columns(v, narrow, segment, head * d, d);
-                                self.gradients(segment, [q, k, v, g])
-                            })
-                            .collect())
-                    })
-                })
-            })
-        })?;
-        let mut dq = vec![0.0; q.elem_count()];
-        let (mut dk, mut dv) = (vec![0.0; k.elem_count()], vec![0.0; v.elem_count()]);
-        for ((segment, head), part) in pieces.into_iter().zip(parts) {
-            let [q, k, v] = part?;
-            put_columns(&mut dq, wide, segment, head * group * d, &q, group * d);
-            put_columns(&mut dk, narrow, segment, head * d, &k, d);
-            put_columns(&mut dv, narrow, segment, head * d, &v, d);
+    /// Those of the rows before the segment, then its own.
+    fn keys(&self, values: &[f32], segment: Segment, head: usize) -> Vec<f32> {
+        let d = self.shape.head_dim;
+        let mut out = Vec::with_capacity((segment.past + segment.len) * d);
+        for rows in [(0, segment.past), (segment.start, segment.len)] {
+            push_columns(&mut out, values, rows, self.narrow, (head * d, d));
         }
-        let tensor =
-            |values, like: &Tensor| Tensor::from_vec(values, like.shape(), &Device::Cpu).map(Some);
-        Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
+        out
     }
 }
 
-impl Attention {
-    /// `[dq, dk, dv]` of one segment and key head from its `[q, k, v, g]`.
-    fn gradients(
-        &self,
-        segment: Segment,
-        [mut q, mut k, v, g]: [Vec<f32>; 4],
-    ) -> Result<[Vec<f32>; 3]> {
-        let (d, group, factor) = (self.shape.head_dim, self.shape.group(), self.shape.scale());
-        rotate(&mut q, group, d, 0, &self.rope);
-        rotate(&mut k, 1, d, 0, &self.rope);
-        let mut dq = Vec::with_capacity(q.len());
-        let (mut dk, mut dv) = (vec![0.0; k.len()], vec![0.0; v.len()]);
-        let [q, k, v, g] = [q, k, v, g].map(CpuStorage::F32);
-        for from in (0..segment.len).step_by(self.shape.block()) {
-            let seen = segment.len.min(from + self.shape.block());
-            let rows = (seen - from) * group;
-            let [q, g] = [&q, &g].map(|all| Matrix::new(all, rows, d).at(from * group * d));
-            let [k, v] = [&k, &v].map(|all| Matrix::new(all, seen, d));
-            let mut weights = into_numbers(q.matmul(k.t())?)?;
-            causal_softmax(&mut weights, seen, from, group, factor);
-            let mut slopes = into_numbers(g.matmul(v.t())?)?;
-            for (slopes, weights) in slopes
-                .chunks_exact_mut(seen)
-                .zip(weights.chunks_exact(seen))
-            {
-                let mean = dot(slopes, weights);
-                for (slope, weight) in slopes.iter_mut().zip(weights) {
-                    *slope = weight * (*slope - mean) * factor;
-                }
+/// Causal attention inside each segment and to the rows before it: `softmax(q k^T / sqrt(d_head)) v`.
+///
+/// Shapes: q `[n, heads d_head]`, k and v `[n, kv_heads d_head]`, q and k turned by their positions; result as q.
+pub(crate) fn attention(
+    pool: &Pool,
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    shape: AttentionShape,
+    segments: &[Segment],
+) -> Result<Tensor> {
+    let (dims, width) = (q.dims2()?, shape.group() * shape.head_dim);
+    let (q, k, v) = (view(q)?, view(k)?, view(v)?);
+    let columns = columns(shape, (&q, &k, &v));
+    let pieces = pieces(segments, shape);
+    let parts: Vec<Vec<f32>> = pieces
+        .par_iter()
+        .map(|&(segment, head)| {
+            let q = columns.queries(columns.q, segment, head);
+            let k = columns.keys(columns.k, segment, head);
+            let v = columns.keys(columns.v, segment, head);
+            attend(&q, &k, &v, segment, shape)
+        })
+        .collect();
+    let mut out = pool.take(q.len());
+    for ((segment, head), part) in pieces.into_iter().zip(&parts) {
+        put_columns(&mut out, dims.1, segment, head * width, part, width);
+    }
+    tensor(out, dims)
+}
+
+fn columns<'a>(shape: AttentionShape, (q, k, v): (&'a [f32], &'a [f32], &'a [f32])) -> Columns<'a> {
+    let (wide, narrow) = (
+        shape.heads * shape.head_dim,
+        shape.kv_heads * shape.head_dim,
+    );
+    Columns {
+        shape,
+        wide,
+        narrow,
+        q,
+        k,
+        v,
+    }
+}
+
+/// `(dq, dk, dv)` from g, the gradient of the result. Probabilities are computed again:
+/// `dv = P^T g`, `dS = P (g v^T - rowsum(P g v^T))`, `dq = dS k`, `dk = dS^T q`.
+pub(crate) fn attention_backward(
+    pool: &Pool,
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    g: &Tensor,
+    shape: AttentionShape,
+    segments: &[Segment],
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let (wide, narrow, d) = (q.dims2()?, k.dims2()?, shape.head_dim);
+    let width = shape.group() * d;
+    let (q, k, v, g) = (view(q)?, view(k)?, view(v)?, view(g)?);
+    let columns = columns(shape, (&q, &k, &v));
+    let pieces = pieces(segments, shape);
+    let parts: Vec<[Vec<f32>; 3]> = pieces
+        .par_iter()
+        .map(|&(segment, head)| {
+            let [q, g] = [columns.q, &*g].map(|all| columns.queries(all, segment, head));
+            let [k, v] = [columns.k, columns.v].map(|all| columns.keys(all, segment, head));
+            gradients(shape, segment, [&q, &k, &v, &g])
+        })
+        .collect();
+    let mut dq = pool.take(q.len());
+    let (mut dk, mut dv) = (pool.zeros(k.len()), pool.zeros(v.len()));
+    for ((segment, head), [q, k, v]) in pieces.into_iter().zip(&parts) {
+        put_columns(&mut dq, wide.1, segment, head * width, q, width);
+        for (into, part) in [(&mut dk, k), (&mut dv, v)] {
+            let rows = (0..segment.past).chain(segment.start..segment.start + segment.len);
+            for (row, part) in rows.zip(part.chunks_exact(d)) {
+                add(&mut into[row * narrow.1 + head * d..][..d], part);
             }
-            let (weights, slopes) = (CpuStorage::F32(weights), CpuStorage::F32(slopes));
-            let slopes = Matrix::new(&slopes, rows, seen);
-            add(
-                &mut dv,
-                numbers(&Matrix::new(&weights, rows, seen).t().matmul(g)?)?,
-            );
-            add(&mut dk, numbers(&slopes.t().matmul(q)?)?);
-            dq.extend_from_slice(numbers(&slopes.matmul(k)?)?);
         }
-        unrotate(&mut dq, group, d, &self.rope);
-        unrotate(&mut dk, 1, d, &self.rope);
-        Ok([dq, dk, dv])
     }
+    Ok((tensor(dq, wide)?, tensor(dk, narrow)?, tensor(dv, narrow)?))
 }
 
-/// The keys (rotated) and values one layer has seen: for each sequence and key head two growing `[t, d_head]`.
+/// `[dq, dk, dv]` of one segment and key head.
+fn gradients(shape: AttentionShape, segment: Segment, [q, k, v, g]: [&[f32]; 4]) -> [Vec<f32>; 3] {
+    let (d, group, factor) = (shape.head_dim, shape.group(), shape.scale());
+    let mut dq = vec![0.0; q.len()];
+    let (mut dk, mut dv) = (vec![0.0; k.len()], vec![0.0; v.len()]);
+    let (mut weights, mut slopes) = (Vec::new(), Vec::new());
+    for from in (0..segment.len).step_by(shape.block()) {
+        let to = segment.len.min(from + shape.block());
+        let (rows, seen) = ((to - from) * group, segment.past + to);
+        let block = from * group * d..to * group * d;
+        let [q, g] = [q, g].map(|all| Mat::new(&all[block.clone()], rows, d));
+        let [k, v] = [k, v].map(|all| Mat::new(all, seen, d));
+        weights.resize(rows * seen, 0.0);
+        slopes.resize(rows * seen, 0.0);
+        multiply(
+            &mut MatMut::new(&mut weights, rows, seen),
+            false,
+            1.0,
+            q,
+            k.t(),
+        );
+        causal_softmax(&mut weights, seen, segment.past + from, group, factor);
+        multiply(
+            &mut MatMut::new(&mut slopes, rows, seen),
+            false,
+            1.0,
+            g,
+            v.t(),
+        );
+        vectorized(
+            #[inline(always)]
+            || {
+                for (slopes, weights) in slopes
+                    .chunks_exact_mut(seen)
+                    .zip(weights.chunks_exact(seen))
+                {
+                    let mean = dot(slopes, weights);
+                    for (slope, weight) in slopes.iter_mut().zip(weights) {
+                        *slope = weight * (*slope - mean) * factor;
+                    }
+                }
+            },
+        );
+        let (weights, slopes) = (
+            Mat::new(&weights, rows, seen),
+            Mat::new(&slopes, rows, seen),
+        );
+        multiply(
+            &mut MatMut::new(&mut dv, seen, d),
+            true,
+            1.0,
+            weights.t(),
+            g,
+        );
+        multiply(&mut MatMut::new(&mut dk, seen, d), true, 1.0, slopes.t(), q);
+        multiply(
+            &mut MatMut::new(&mut dq[block], rows, d),
+            false,
+            1.0,
+            slopes,
+            k,
+        );
+    }
+    [dq, dk, dv]
+}
+
+/// The keys (turned) and values one layer has seen: for each sequence and key head two growing `[t, d_head]`.
 #[derive(Debug, Default)]
 pub(crate) struct LayerCache {
-    heads: Vec<(CpuStorage, CpuStorage)>,
+    heads: Vec<(Vec<f32>, Vec<f32>)>,
 }
 
 impl LayerCache {
     pub(crate) fn new(sequences: usize, shape: AttentionShape) -> Self {
-        let empty = || (CpuStorage::F32(Vec::new()), CpuStorage::F32(Vec::new()));
         Self {
-            heads: std::iter::repeat_with(empty)
-                .take(sequences * shape.kv_heads)
-                .collect(),
+            heads: vec![Default::default(); sequences * shape.kv_heads],
         }
     }
 
@@ -313,46 +317,38 @@ impl LayerCache {
     }
 }
 
-fn push(storage: &mut CpuStorage, new: &[f32]) {
-    if let CpuStorage::F32(values) = storage {
-        values.extend_from_slice(new);
-    }
-}
-
-/// [`attention`] without a backward whose keys and values go into a cache and are read from it; segment `i` is
-/// sequence `i` of the cache.
+/// [`attention`] whose keys and values go into a cache and are read from it; segment `i` is sequence `i` of the cache.
 pub(crate) fn cached_attention(
+    pool: &Pool,
     (q, k, v): (&Tensor, &Tensor, &Tensor),
     shape: AttentionShape,
     segments: &[Segment],
-    rope: &RopeTable,
     cache: &mut LayerCache,
 ) -> Result<Tensor> {
-    let (d, group) = (shape.head_dim, shape.group());
-    let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
+    let (dims, d) = (q.dims2()?, shape.head_dim);
+    let width = shape.group() * d;
+    let (q, k, v) = (view(q)?, view(k)?, view(v)?);
+    let columns = columns(shape, (&q, &k, &v));
     let pieces = pieces(segments, shape);
-    let parts: Vec<Result<Vec<f32>>> = with_slice(q, |q| {
-        with_slice(k, |k| {
-            with_slice(v, |v| {
-                Ok(pieces
-                    .par_iter()
-                    .zip(&mut cache.heads)
-                    .map(|(&(segment, head), (keys, vals))| {
-                        let mut q = columns(q, wide, segment, head * group * d, group * d);
-                        rotate(&mut q, group, d, segment.past, rope);
-                        let mut k = columns(k, narrow, segment, head * d, d);
-                        rotate(&mut k, 1, d, segment.past, rope);
-                        push(keys, &k);
-                        push(vals, &columns(v, narrow, segment, head * d, d));
-                        attend(&CpuStorage::F32(q), keys, vals, segment, shape)
-                    })
-                    .collect())
-            })
+    let parts: Vec<Vec<f32>> = pieces
+        .par_iter()
+        .zip(&mut cache.heads)
+        .map(|(&(segment, head), (keys, vals))| {
+            let own = (segment.start, segment.len);
+            push_columns(keys, columns.k, own, columns.narrow, (head * d, d));
+            push_columns(vals, columns.v, own, columns.narrow, (head * d, d));
+            attend(
+                &columns.queries(columns.q, segment, head),
+                keys,
+                vals,
+                segment,
+                shape,
+            )
         })
-    })?;
-    let mut out = vec![0.0; q.elem_count()];
-    for ((segment, head), part) in pieces.into_iter().zip(parts) {
-        put_columns(&mut out, wide, segment, head * group * d, &part?, group * d);
+        .collect();
+    let mut out = pool.take(q.len());
+    for ((segment, head), part) in pieces.into_iter().zip(&parts) {
+        put_columns(&mut out, dims.1, segment, head * width, part, width);
     }
-    Tensor::from_vec(out, q.shape(), &Device::Cpu)
+    tensor(out, dims)
 }

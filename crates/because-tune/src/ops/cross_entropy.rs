@@ -1,127 +1,99 @@
-use std::sync::{Mutex, PoisonError};
-
-use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::kernel::{Matrix, add, exp_in_place, into_numbers, max, numbers, scale};
+use super::gemm::{Mat, MatMut};
+use super::gradients::Gradients;
+use super::matrix::{Matrix, Product, add_product, sum_of_products};
+use super::pool::{Pool, tensor, view};
+use super::simd::{exp_in_place, max, scale, vectorized};
 
-/// A block of logits holds at most this many numbers (64 MB), however large the vocabulary.
-const BLOCK: usize = 1 << 24;
+/// A block of logits holds at most this many numbers (128 MB), however large the vocabulary.
+pub(crate) const LOGITS: usize = 1 << 25;
 
-/// `sum_i (log sum_j exp(z_ij) - z_i,target(i)) / denominator` with `z = h W^T`: output projection and cross-entropy in
-/// one, block by block, so that `[n, v]` never exists.
+/// How many rows' logits are made at once.
+pub(crate) fn rows_at_once(vocabulary: usize) -> usize {
+    (LOGITS / vocabulary).clamp(16, 1024)
+}
+
+/// `sum_i (log sum_j exp(z_ij) - z_i,target(i))` with `z = h W^T`: output projection and cross-entropy in one, block by
+/// block, so that `[n, v]` never exists. With `learn` also the gradient of h of this sum over the denominator.
 ///
 /// Shapes: h `[n, d]` (supervised rows only), W `[v, d]`. As the loss is a scalar its gradients
 /// `dz = (softmax(z) - onehot) / denominator`, `dh = dz W`, `dW = dz^T h` are formed on the way forward, while a block is
 /// at hand; dW only if W learns.
 pub(crate) fn cross_entropy(
+    pool: &Pool,
     h: &Tensor,
-    weight: &Tensor,
-    targets: Vec<u32>,
-    denominator: f64,
-) -> Result<Tensor> {
-    let op = CrossEntropy {
-        targets,
-        scale: (1.0 / denominator) as f32,
-        denominator,
-        wanted: (h.track_op(), weight.track_op()),
-        gradients: Mutex::default(),
+    weight: &Matrix,
+    targets: &[u32],
+    learn: Option<(f64, &mut Gradients)>,
+) -> Result<(f64, Option<Tensor>)> {
+    let ((n, d), (v, _)) = (h.dims2()?, weight.dims()?);
+    if n != targets.len() || targets.iter().any(|&target| target as usize >= v) {
+        bail!("{n} rows, {} targets, {v} classes", targets.len());
+    }
+    let h = view(h)?;
+    let (rows, mut total) = (rows_at_once(v), 0.0);
+    let (factor, mut gradients) = match learn {
+        Some((denominator, gradients)) => ((1.0 / denominator) as f32, Some(gradients)),
+        None => (0.0, None),
     };
-    h.apply_op2(weight, op)
-}
-
-struct CrossEntropy {
-    targets: Vec<u32>,
-    scale: f32,
-    denominator: f64,
-    wanted: (bool, bool),
-    gradients: Mutex<(Vec<f32>, Vec<f32>)>,
-}
-
-impl CrossEntropy {
-    /// Turns a block of logits into `dz` and gives the summed loss.
-    fn differentiate(&self, logits: &mut [f32], v: usize, targets: &[u32]) -> f64 {
-        let losses: Vec<f64> = logits
-            .par_chunks_exact_mut(v)
-            .zip(targets)
-            .map(|(row, &target)| {
-                let target = target as usize;
-                let (top, hit) = (max(row), row[target]);
-                let sum = exp_in_place(row, top);
-                scale(row, self.scale / sum);
-                row[target] -= self.scale;
-                f64::from(sum).ln() + f64::from(top) - f64::from(hit)
-            })
-            .collect();
-        losses.iter().sum()
-    }
-}
-
-impl CustomOp2 for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "linear-cross-entropy"
-    }
-
-    fn cpu_fwd(
-        &self,
-        h: &CpuStorage,
-        h_layout: &Layout,
-        w: &CpuStorage,
-        w_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let ((n, d), v) = (h_layout.shape().dims2()?, w_layout.shape().dims2()?.0);
-        if n != self.targets.len() || self.targets.iter().any(|&target| target as usize >= v) {
-            bail!("{n} rows, {} targets, {v} classes", self.targets.len());
-        }
-        let w = Matrix::new(w, v, d).at(w_layout.start_offset());
-        let rows = (BLOCK / v).clamp(16, 1024);
-        let mut total = 0.0;
-        let (mut dh, mut dw) = (Vec::new(), Vec::new());
-        for (index, targets) in self.targets.chunks(rows).enumerate() {
-            let h = Matrix::new(h, targets.len(), d).at(h_layout.start_offset() + index * rows * d);
-            let mut logits = into_numbers(h.matmul(w.t())?)?;
-            total += self.differentiate(&mut logits, v, targets);
-            let logits = CpuStorage::F32(logits);
-            let dz = Matrix::new(&logits, targets.len(), v);
-            if self.wanted.0 {
-                dh.extend_from_slice(numbers(&dz.matmul(w)?)?);
-            }
-            if self.wanted.1 {
-                let block = into_numbers(dz.t().matmul(h)?)?;
-                if dw.is_empty() {
-                    dw = block;
-                } else {
-                    add(&mut dw, &block);
-                }
-            }
-        }
-        *self
-            .gradients
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = (dh, dw);
-        let loss = (total / self.denominator) as f32;
-        Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
-    }
-
-    /// The loss is the end of the graph, so the incoming gradient is 1; the stored gradients are handed over.
-    fn bwd(
-        &self,
-        h: &Tensor,
-        w: &Tensor,
-        _loss: &Tensor,
-        _g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dh, dw) = std::mem::take(
-            &mut *self
-                .gradients
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        let tensor = |wanted: bool, values: Vec<f32>, like: &Tensor| {
-            wanted
-                .then(|| Tensor::from_vec(values, like.shape(), &Device::Cpu))
-                .transpose()
+    let mut dh = gradients.as_ref().map(|_| pool.take(n * d));
+    let mut logits = pool.take(n.min(rows) * v);
+    for (block, targets) in targets.chunks(rows).enumerate() {
+        let (from, count) = (block * rows, targets.len());
+        let logits = &mut logits[..count * v];
+        let h = Mat::new(&h[from * d..], count, d);
+        let product = Product {
+            x: h,
+            weight,
+            transposed: true,
         };
-        Ok((tensor(self.wanted.0, dh, h)?, tensor(self.wanted.1, dw, w)?))
+        sum_of_products(
+            MatMut::new(logits, count, v),
+            None,
+            &[product],
+            |_, _, _| {},
+        )?;
+        total += differentiate(logits, v, targets, factor);
+        if let (Some(dh), Some(gradients)) = (&mut dh, &mut gradients) {
+            let dz = Mat::new(logits, count, v);
+            let product = Product {
+                x: dz,
+                weight,
+                transposed: false,
+            };
+            let into = MatMut::new(&mut dh[from * d..(from + count) * d], count, d);
+            sum_of_products(into, None, &[product], |_, _, _| {})?;
+            if let Some(slot) = weight.slot() {
+                let into = MatMut::new(gradients.at(slot, v * d), v, d);
+                add_product(into, 1.0, dz.t(), h);
+            }
+        }
     }
+    pool.give(logits);
+    Ok((total, dh.map(|dh| tensor(dh, (n, d))).transpose()?))
+}
+
+/// Turns a block of logits into `dz` and gives the summed loss.
+fn differentiate(logits: &mut [f32], v: usize, targets: &[u32], factor: f32) -> f64 {
+    let losses: Vec<f64> = logits
+        .par_chunks_exact_mut(v)
+        .zip(targets)
+        .map(|(row, &target)| {
+            let hit = row[target as usize];
+            let (top, sum) = vectorized(
+                #[inline(always)]
+                || {
+                    let top = max(row);
+                    let sum = exp_in_place(row, top);
+                    scale(row, factor / sum);
+                    (top, sum)
+                },
+            );
+            row[target as usize] -= factor;
+            f64::from(sum).ln() + f64::from(top) - f64::from(hit)
+        })
+        .collect();
+    losses.iter().sum()
 }

@@ -1,5 +1,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::{Result, Tensor};
+
+use super::attention::Segment;
+use super::pool::{into_values, tensor};
+use super::simd::each_row;
+
 /// Rotary position embedding (Su et al. 2021, arXiv 2104.09864), the two halves of a head as the coordinates of a plane,
 /// as the published Qwen2.5 code does. Angles are always f32: half precision would merge positions past 256.
 #[derive(Debug)]
@@ -45,40 +51,69 @@ impl Rope {
 }
 
 impl RopeTable {
-    /// Turns one head `[d]` by its position.
-    pub(super) fn rotate(&self, head: &mut [f32], position: usize) {
-        self.turn(head, position, 1.0);
+    /// Turns each head of `[n, heads d_head]` by the position of its row.
+    pub(crate) fn rotate(&self, x: Tensor, segments: &[Segment]) -> Result<Tensor> {
+        self.turn(x, segments, 1.0)
     }
 
     /// Turns it back, which is also the backward of [`Self::rotate`].
-    pub(super) fn unrotate(&self, head: &mut [f32], position: usize) {
-        self.turn(head, position, -1.0);
+    pub(crate) fn unrotate(&self, x: Tensor, segments: &[Segment]) -> Result<Tensor> {
+        self.turn(x, segments, -1.0)
     }
 
-    fn turn(&self, head: &mut [f32], position: usize, sign: f32) {
-        let angles = &self.angles[position * self.half..(position + 1) * self.half];
-        let (first, second) = head.split_at_mut(self.half);
-        for ((x, y), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
-            let sin = sin * sign;
-            (*x, *y) = (*x * cos - *y * sin, *y * cos + *x * sin);
+    fn turn(&self, x: Tensor, segments: &[Segment], sign: f32) -> Result<Tensor> {
+        let shape = x.dims2()?;
+        let mut positions = vec![0; shape.0];
+        for segment in segments {
+            for at in 0..segment.len {
+                positions[segment.start + at] = segment.past + at;
+            }
         }
+        let (mut x, half) = (into_values(x)?, self.half);
+        each_row(&mut x, shape.1, |row, x| {
+            let position = positions[row];
+            let angles = &self.angles[position * half..(position + 1) * half];
+            for head in x.chunks_exact_mut(2 * half) {
+                let (first, second) = head.split_at_mut(half);
+                for ((x, y), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
+                    let sin = sin * sign;
+                    (*x, *y) = (*x * cos - *y * sin, *y * cos + *x * sin);
+                }
+            }
+        });
+        tensor(x, shape)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::values;
 
     #[test]
     fn turning_back_undoes_the_turn_and_position_zero_is_none() {
         let rope = Rope::new(1e4, 4).table(300);
-        let mut head = [1.0, 2.0, 3.0, 4.0];
-        rope.rotate(&mut head, 0);
-        assert_eq!(head, [1.0, 2.0, 3.0, 4.0]);
-        rope.rotate(&mut head, 299);
-        assert!((head[0] - 1.0).abs() > 1e-3);
-        rope.unrotate(&mut head, 299);
-        for (is, was) in head.iter().zip([1.0, 2.0, 3.0, 4.0]) {
+        let numbers = vec![1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0];
+        let segments = [
+            Segment {
+                start: 0,
+                len: 1,
+                past: 0,
+            },
+            Segment {
+                start: 1,
+                len: 1,
+                past: 299,
+            },
+        ];
+        let turned = rope
+            .rotate(tensor(numbers.clone(), (2, 4)).unwrap(), &segments)
+            .unwrap();
+        let there = values(&turned).unwrap();
+        assert_eq!(there[..4], numbers[..4]);
+        assert!((there[4] - 1.0).abs() > 1e-3);
+        let back = values(&rope.unrotate(turned, &segments).unwrap()).unwrap();
+        for (is, was) in back.iter().zip(&numbers) {
             assert!((is - was).abs() < 1e-5);
         }
     }

@@ -1,82 +1,50 @@
-use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
-use super::kernel::{each_row, exp, slice, with_slice};
+use super::pool::{Pool, into_values, tensor, view};
+use super::simd::{each_row, logistic, vectorized};
 
-/// `y = silu(gate) * up` with `silu(x) = x s(x)`, `s` the logistic function (Shazeer 2020, arXiv 2002.05202).
-///
-/// All `[n, inner]`. Backward: `dup = g silu(gate)`, `dgate = g up s (1 + gate (1 - s))`.
-pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.apply_op2(up, SwiGlu)
+/// `y = silu(gate) * up` with `silu(x) = x s(x)`, `s` the logistic function (Shazeer 2020, arXiv 2002.05202); all
+/// `[n, inner]`.
+pub(crate) fn swiglu(pool: &Pool, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let (shape, gate, up) = (gate.dims2()?, view(gate)?, view(up)?);
+    let mut y = pool.take(gate.len());
+    each_row(&mut y, shape.1, |row, y| {
+        let at = row * shape.1;
+        let (gate, up) = (&gate[at..][..shape.1], &up[at..][..shape.1]);
+        for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+            *y = gate * logistic(*gate) * up;
+        }
+    });
+    tensor(y, shape)
 }
 
-struct SwiGlu;
-
-fn logistic(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
-impl CustomOp2 for SwiGlu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
-        let width = gate_layout.shape().dims2()?.1;
-        let mut y = vec![0.0; gate.len()];
-        each_row(&mut y, width, |row, y| {
-            let (gate, up) = (&gate[row * width..][..width], &up[row * width..][..width]);
-            for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                *y = gate * logistic(*gate) * up;
-            }
+/// From `(gate, up, g)`, g the gradient of y: `[dgate, dup]` in the buffers of gate and up, with `dup = g silu(gate)` and
+/// `dgate = g up s (1 + gate (1 - s))`.
+pub(crate) fn swiglu_backward(
+    pool: &Pool,
+    gate: Tensor,
+    up: Tensor,
+    g: Tensor,
+) -> Result<[Tensor; 2]> {
+    const PIECE: usize = 1 << 14;
+    let shape = gate.dims2()?;
+    let (mut gate, mut up, g) = (into_values(gate)?, into_values(up)?, into_values(g)?);
+    gate.par_chunks_mut(PIECE)
+        .zip(up.par_chunks_mut(PIECE))
+        .zip(g.par_chunks(PIECE))
+        .for_each(|((gate, up), g)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((gate, up), g) in gate.iter_mut().zip(up).zip(g) {
+                        let (x, s) = (*gate, logistic(*gate));
+                        *gate = g * *up * s * (1.0 + x * (1.0 - s));
+                        *up = g * x * s;
+                    }
+                },
+            );
         });
-        Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        gate: &Tensor,
-        up: &Tensor,
-        _y: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let width = gate.dims2()?.1;
-        let (dgate, dup) = with_slice(gate, |gates| {
-            with_slice(up, |ups| {
-                with_slice(g, |gs| {
-                    let (mut dgate, mut dup) = (vec![0.0; gs.len()], vec![0.0; gs.len()]);
-                    each_row(&mut dgate, width, |row, dgate| {
-                        let at = row * width;
-                        let (gate, up, g) = (
-                            &gates[at..][..width],
-                            &ups[at..][..width],
-                            &gs[at..][..width],
-                        );
-                        for (((d, gate), up), g) in dgate.iter_mut().zip(gate).zip(up).zip(g) {
-                            let s = logistic(*gate);
-                            *d = g * up * s * (1.0 + gate * (1.0 - s));
-                        }
-                    });
-                    each_row(&mut dup, width, |row, dup| {
-                        let (gate, g) =
-                            (&gates[row * width..][..width], &gs[row * width..][..width]);
-                        for ((d, gate), g) in dup.iter_mut().zip(gate).zip(g) {
-                            *d = g * gate * logistic(*gate);
-                        }
-                    });
-                    Ok((dgate, dup))
-                })
-            })
-        })?;
-        Ok((
-            Some(Tensor::from_vec(dgate, gate.shape(), &Device::Cpu)?),
-            Some(Tensor::from_vec(dup, up.shape(), &Device::Cpu)?),
-        ))
-    }
+    pool.give(g);
+    Ok([tensor(gate, shape)?, tensor(up, shape)?])
 }

@@ -1,0 +1,454 @@
+use std::cell::RefCell;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+use super::gemm::{Mat, MatMut, cuts, multiply};
+use super::pool::view;
+use super::simd::{bf16_to_f32, dot, f16_to_f32, vectorized};
+
+/// Numbers that take part in the arithmetic as f32 and may learn.
+#[derive(Debug, Clone)]
+pub(crate) struct Param {
+    /// Contiguous f32.
+    pub(crate) tensor: Tensor,
+    /// Where its gradient goes in the flat buffer of gradients; nowhere if it is frozen.
+    pub(crate) slot: Option<usize>,
+}
+
+impl Param {
+    pub(crate) fn frozen(tensor: Tensor) -> Self {
+        Self { tensor, slot: None }
+    }
+}
+
+/// A weight matrix `[out, in]`.
+#[derive(Debug, Clone)]
+pub(crate) enum Matrix {
+    /// In f32, in memory; it may learn.
+    Param(Param),
+    /// Where it lies in its file, in the file's precision; it is widened tile by tile as it is used.
+    Mapped(Mapped),
+}
+
+/// A matrix in a mapped weight file.
+#[derive(Debug, Clone)]
+pub(crate) struct Mapped {
+    pub(crate) file: Arc<Mmap>,
+    /// Its bytes in the file, little-endian.
+    pub(crate) bytes: Range<usize>,
+    pub(crate) dtype: Dtype,
+    pub(crate) dims: (usize, usize),
+}
+
+/// A matrix's numbers for as long as they are in use.
+enum Lent<'a> {
+    Memory(Box<dyn Deref<Target = [f32]> + 'a>),
+    File(Numbers<'a>),
+}
+
+#[derive(Clone, Copy)]
+enum Numbers<'a> {
+    F32(&'a [f32]),
+    Half(&'a [u16], fn(&[u16], &mut [f32])),
+}
+
+impl Lent<'_> {
+    fn numbers(&self) -> Numbers<'_> {
+        match self {
+            Self::Memory(view) => Numbers::F32(view),
+            Self::File(numbers) => *numbers,
+        }
+    }
+}
+
+impl Numbers<'_> {
+    /// Copies numbers `at..at + into.len()`, in f32.
+    fn copy(self, at: usize, into: &mut [f32]) {
+        let range = at..at + into.len();
+        match self {
+            Numbers::F32(all) => into.copy_from_slice(&all[range]),
+            Numbers::Half(all, widen) => widen(&all[range], into),
+        }
+    }
+}
+
+fn widen_bf16(from: &[u16], into: &mut [f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (into, &from) in into.iter_mut().zip(from) {
+                *into = bf16_to_f32(from);
+            }
+        },
+    );
+}
+
+fn widen_f16(from: &[u16], into: &mut [f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (into, &from) in into.iter_mut().zip(from) {
+                *into = f16_to_f32(from);
+            }
+        },
+    );
+}
+
+impl Mapped {
+    /// The numbers where they lie; `None` if they do not lie as this machine needs them.
+    fn numbers(&self) -> Option<Numbers<'_>> {
+        let bytes = &self.file[self.bytes.clone()];
+        if cfg!(target_endian = "big") {
+            return None;
+        }
+        match self.dtype {
+            Dtype::F32 => bytemuck::try_cast_slice(bytes).ok().map(Numbers::F32),
+            Dtype::BF16 => {
+                let all = bytemuck::try_cast_slice(bytes).ok()?;
+                Some(Numbers::Half(all, widen_bf16))
+            }
+            Dtype::F16 => {
+                let all = bytemuck::try_cast_slice(bytes).ok()?;
+                Some(Numbers::Half(all, widen_f16))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the matrix can be used where it lies.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.numbers().is_some()
+    }
+}
+
+impl Matrix {
+    /// `(out, in)`.
+    pub(crate) fn dims(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Param(param) => param.tensor.dims2(),
+            Self::Mapped(mapped) => Ok(mapped.dims),
+        }
+    }
+
+    /// Where its gradient goes, if it learns.
+    pub(crate) fn slot(&self) -> Option<usize> {
+        match self {
+            Self::Param(param) => param.slot,
+            Self::Mapped(_) => None,
+        }
+    }
+
+    /// Calls `each` with some rows, in f32, in the order asked for.
+    pub(crate) fn rows(
+        &self,
+        rows: impl IntoIterator<Item = u32>,
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let ((_, width), lent) = (self.dims()?, self.lend()?);
+        let mut buffer = vec![0.0; width];
+        for (index, row) in rows.into_iter().enumerate() {
+            lent.numbers().copy(row as usize * width, &mut buffer);
+            each(index, &buffer);
+        }
+        Ok(())
+    }
+
+    /// All numbers, in f32.
+    pub(crate) fn values(&self) -> Result<Vec<f32>> {
+        let (rows, cols) = self.dims()?;
+        let mut all = vec![0.0; rows * cols];
+        self.lend()?.numbers().copy(0, &mut all);
+        Ok(all)
+    }
+
+    fn lend(&self) -> Result<Lent<'_>> {
+        match self {
+            Self::Param(param) => Ok(Lent::Memory(Box::new(view(&param.tensor)?))),
+            Self::Mapped(mapped) => match mapped.numbers() {
+                Some(numbers) => Ok(Lent::File(numbers)),
+                None => candle_core::bail!("weights that cannot be used where they lie"),
+            },
+        }
+    }
+}
+
+/// Columns of the result that are made at once: with a block of rows they stay in a core's own cache while bias and
+/// adapter are added to them.
+const TILE: usize = 256;
+/// Products that are summed at once where the weight must be widened first, which bounds the widened part.
+const DEPTH: usize = 1024;
+/// Up to so many rows a weight is read once and multiplied row by row: then reading it is all the work.
+const FEW: usize = 8;
+
+thread_local! {
+    /// Where a thread widens its part of a weight.
+    static WIDENED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One product of a sum: `x W^T` with x `[n, in]`, or `x W` with x `[n, out]`.
+pub(super) struct Product<'a> {
+    pub(super) x: Mat<'a>,
+    pub(super) weight: &'a Matrix,
+    pub(super) transposed: bool,
+}
+
+/// `into = start + sum of products`, tile by tile on all threads; `finish` is given each tile, and where it lies, while it
+/// is at hand. Tiles depend on shapes alone, so the result does not depend on how many threads there are.
+pub(super) fn sum_of_products(
+    into: MatMut<'_>,
+    start: Option<Mat<'_>>,
+    products: &[Product<'_>],
+    finish: impl Fn(Range<usize>, Range<usize>, &mut MatMut<'_>) + Sync,
+) -> Result<()> {
+    let lent = products
+        .iter()
+        .map(|product| product.weight.lend())
+        .collect::<Result<Vec<_>>>()?;
+    let work = products
+        .iter()
+        .zip(&lent)
+        .map(|(product, lent)| {
+            let (out, input) = product.weight.dims()?;
+            Ok((product.x, lent.numbers(), (out, input), product.transposed))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let few = into.rows <= FEW;
+    let tile = if few { TILE / 4 } else { TILE };
+    // Rows made at once: few where there are few columns, so that there is work for every core.
+    let block = if into.cols < 2 * TILE { TILE } else { 2 * TILE };
+    into.tiles(block, tile)
+        .into_par_iter()
+        .for_each(|(rows, cols, mut tile)| {
+            if let Some(start) = start {
+                let start = start.part(rows.clone(), cols.clone());
+                (0..tile.rows).for_each(|row| tile.row(row).copy_from_slice(start.row(row)));
+            }
+            for (index, &(x, weight, dims, transposed)) in work.iter().enumerate() {
+                let add = index > 0 || start.is_some();
+                let x = x.in_rows(rows.clone());
+                match (transposed, few) {
+                    (true, true) => dots(&mut tile, add, x, weight, dims.1, cols.clone()),
+                    (true, false) => {
+                        let depths = cuts(dims.1, DEPTH, 16);
+                        product(
+                            &mut tile,
+                            add,
+                            x,
+                            weight,
+                            (dims, cols.clone()),
+                            &depths,
+                            true,
+                        );
+                    }
+                    (false, _) => {
+                        let depths = cuts(dims.0, DEPTH, 16);
+                        product(
+                            &mut tile,
+                            add,
+                            x,
+                            weight,
+                            (dims, cols.clone()),
+                            &depths,
+                            false,
+                        );
+                    }
+                }
+            }
+            finish(rows, cols, &mut tile);
+        });
+    Ok(())
+}
+
+/// Adds one product to a tile whose columns are the weight's rows (`transposed`) or columns.
+fn product(
+    tile: &mut MatMut<'_>,
+    add: bool,
+    x: Mat<'_>,
+    weight: Numbers<'_>,
+    ((out, input), cols): ((usize, usize), Range<usize>),
+    depths: &[Range<usize>],
+    transposed: bool,
+) {
+    if let Numbers::F32(all) = weight {
+        let all = Mat::new(all, out, input);
+        let part = if transposed {
+            all.in_rows(cols).t()
+        } else {
+            all.in_cols(cols)
+        };
+        return multiply(tile, add, 1.0, x, part);
+    }
+    WIDENED.with_borrow_mut(|buffer| {
+        for (index, depth) in depths.iter().enumerate() {
+            let (rows, across) = if transposed {
+                (cols.clone(), depth.clone())
+            } else {
+                (depth.clone(), cols.clone())
+            };
+            buffer.resize(rows.len() * across.len(), 0.0);
+            for (row, into) in rows.clone().zip(buffer.chunks_exact_mut(across.len())) {
+                weight.copy(row * input + across.start, into);
+            }
+            let part = Mat::new(buffer, rows.len(), across.len());
+            let part = if transposed { part.t() } else { part };
+            multiply(tile, add || index > 0, 1.0, x.in_cols(depth.clone()), part);
+        }
+    });
+}
+
+/// The same for a few rows: each row of the weight is read once and meets them all.
+fn dots(
+    tile: &mut MatMut<'_>,
+    add: bool,
+    x: Mat<'_>,
+    weight: Numbers<'_>,
+    input: usize,
+    cols: Range<usize>,
+) {
+    WIDENED.with_borrow_mut(|buffer| {
+        buffer.resize(input, 0.0);
+        for (col, row) in cols.enumerate() {
+            let at = row * input;
+            let weight = match weight {
+                Numbers::F32(all) => &all[at..at + input],
+                half => {
+                    half.copy(at, buffer);
+                    &buffer[..]
+                }
+            };
+            for row in 0..tile.rows {
+                let sum = vectorized(
+                    #[inline(always)]
+                    || dot(x.row(row), weight),
+                );
+                let into = &mut tile.row(row)[col];
+                *into = if add { *into + sum } else { sum };
+            }
+        }
+    });
+}
+
+/// `into += factor a b` with `into` in tiles on all threads; for products none of whose factors is a weight.
+pub(super) fn add_product(into: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    into.tiles(TILE, TILE)
+        .into_par_iter()
+        .for_each(|(rows, cols, mut tile)| {
+            multiply(&mut tile, true, factor, a.in_rows(rows), b.in_cols(cols));
+        });
+}
+
+/// `into = factor a b` for a narrow result: blocks of rows on all threads.
+pub(super) fn narrow_product(into: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    let cols = into.cols;
+    into.tiles(128, cols)
+        .into_par_iter()
+        .for_each(|(rows, _, mut tile)| multiply(&mut tile, false, factor, a.in_rows(rows), b));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::pool::tensor;
+
+    fn wave(count: usize, pace: f32) -> Vec<f32> {
+        (0..count).map(|at| (at as f32 * pace).sin()).collect()
+    }
+
+    /// A weight in a file, in bf16, and the same numbers in memory.
+    fn both(out: usize, input: usize) -> (Matrix, Matrix) {
+        let values: Vec<f32> = wave(out * input, 0.7)
+            .iter()
+            .map(|x| f32::from_bits(x.to_bits() & 0xffff_0000))
+            .collect();
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())
+            .collect();
+        let mut map = memmap2::MmapMut::map_anon(bytes.len()).unwrap();
+        map.copy_from_slice(&bytes);
+        let mapped = Matrix::Mapped(Mapped {
+            file: Arc::new(map.make_read_only().unwrap()),
+            bytes: 0..bytes.len(),
+            dtype: Dtype::BF16,
+            dims: (out, input),
+        });
+        let plain = Matrix::Param(Param::frozen(tensor(values, (out, input)).unwrap()));
+        (mapped, plain)
+    }
+
+    #[test]
+    fn a_half_precision_weight_multiplies_as_its_numbers_do() {
+        let (mapped, plain) = both(300, 1100);
+        let weights = plain.values().unwrap();
+        assert_eq!(mapped.values().unwrap(), weights);
+        for n in [1, 3, 40] {
+            for transposed in [true, false] {
+                let (depth, width) = if transposed { (1100, 300) } else { (300, 1100) };
+                let x = wave(n * depth, 0.3);
+                for weight in [&mapped, &plain] {
+                    let mut out = vec![9.0; n * width];
+                    let product = Product {
+                        x: Mat::new(&x, n, depth),
+                        weight,
+                        transposed,
+                    };
+                    sum_of_products(
+                        MatMut::new(&mut out, n, width),
+                        None,
+                        &[product],
+                        |_, _, _| {},
+                    )
+                    .unwrap();
+                    for at in [0, width - 1, n * width - 1, n * width / 2] {
+                        let (row, col) = (at / width, at % width);
+                        let exact: f64 = (0..depth)
+                            .map(|k| {
+                                let w = weights[if transposed {
+                                    col * 1100 + k
+                                } else {
+                                    k * 1100 + col
+                                }];
+                                f64::from(x[row * depth + k]) * f64::from(w)
+                            })
+                            .sum();
+                        assert!(
+                            (f64::from(out[at]) - exact).abs() < 1e-4,
+                            "{n} {transposed} {at}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_starts_where_it_is_told_and_tiles_are_finished_once() {
+        let (weight, _) = both(20, 12);
+        let (x, start) = (wave(120, 0.2), vec![5.0; 200]);
+        let mut out = vec![0.0; 200];
+        let products = || {
+            let x = Mat::new(&x, 10, 12);
+            Product {
+                x,
+                weight: &weight,
+                transposed: true,
+            }
+        };
+        let finish = |_: Range<usize>, _: Range<usize>, tile: &mut MatMut<'_>| {
+            (0..tile.rows).for_each(|row| tile.row(row).iter_mut().for_each(|x| *x += 1.0));
+        };
+        let into = MatMut::new(&mut out, 10, 20);
+        sum_of_products(into, Some(Mat::new(&start, 10, 20)), &[products()], finish).unwrap();
+        let mut once = vec![0.0; 200];
+        let into = MatMut::new(&mut once, 10, 20);
+        sum_of_products(into, None, &[products()], |_, _, _| {}).unwrap();
+        for (out, once) in out.iter().zip(&once) {
+            assert!((out - once - 6.0).abs() < 1e-5);
+        }
+    }
+}
