@@ -34,7 +34,7 @@ fn adapted() -> (Qwen, Parameters) {
     let folder = BaseFolder::open(&data("base")).unwrap();
     let mut model = folder.model().unwrap();
     let (lora, parameters) = adapter::read(&data("adapter"), &folder.config).unwrap();
-    lora.attach(&mut model, &parameters.tracked());
+    lora.attach(&mut model, &parameters.tracked()).unwrap();
     (model, parameters)
 }
 
@@ -211,7 +211,7 @@ fn frozen_weights_do_not_move_and_every_adapter_does() {
         .collect();
     let mut model = Qwen::new(folder.config.clone(), Weights::from_tensors(held.clone()));
     let (lora, parameters) = adapter::read(&data("adapter"), &folder.config).unwrap();
-    lora.attach(&mut model, &parameters.tracked());
+    lora.attach(&mut model, &parameters.tracked()).unwrap();
     let start: Vec<Vec<f32>> = parameters
         .iter()
         .map(|(_, var)| values(var).unwrap())

@@ -77,7 +77,7 @@ impl TunedModel {
         let mut name = format!("qwen:{}", folder.name());
         if let Some(path) = adapter {
             let (lora, parameters) = adapter::read(&adapter::check_folder(path)?, &folder.config)?;
-            lora.attach(&mut model, &parameters.frozen());
+            lora.attach(&mut model, &parameters.frozen())?;
             let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
             let own = whole
                 .file_name()
