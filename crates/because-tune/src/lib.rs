@@ -15,8 +15,9 @@
 //! # Ok::<(), because_tune::TuneError>(())
 //! ```
 //!
-//! In reading order: [`QwenConfig`], [`LoraConfig`], [`TrainConfig`], [`TrainSet`], [`Trainer`] with its [`TrainEvent`]s
-//! and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and [`Decoding`].
+//! In reading order: [`QwenConfig`], [`LoraConfig`] with its [`Modules`], [`TrainConfig`], [`TrainSet`], [`Trainer`] with its
+//! [`TrainEvent`]s and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and
+//! [`Decoding`].
 //!
 //! Everything runs in f32 on the CPU; half-precision weights are widened as they are read. Sequences of a batch lie one
 //! after the other without padding, and only supervised positions meet the output projection. What a person wrote never
@@ -58,7 +59,7 @@ pub use config::QwenConfig;
 pub use data::{TokenRow, TrainSet};
 pub use decoding::Decoding;
 pub use error::TuneError;
-pub use lora::LoraConfig;
+pub use lora::{LoraConfig, Modules};
 pub use session::StepRecord;
 pub use tiny::{TinyBase, TinySummary};
 pub use train_config::TrainConfig;

@@ -1,15 +1,33 @@
+pub(crate) mod layout;
+mod modules;
+mod pairs;
+mod pattern;
+
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::modules::Modules;
+pub(crate) use self::pairs::LoraPair;
+pub(crate) use self::pattern::PatternMap;
 use crate::config::QwenConfig;
 use crate::error::{Result, TuneError};
-use crate::model::{GROUPS, PROJECTIONS, Qwen};
-use crate::ops::Lora;
-use crate::params::{Parameters, generator, uniform};
+use crate::model::PROJECTIONS;
 
 /// How the low-rank adapters look (Hu et al. 2021, arXiv 2106.09685).
 ///
 /// A projection becomes `y = x W^T + bias + s (x A^T) B^T` with A `[r, in]` drawn from the seed, B `[out, r]` zero at the
-/// start, and `s = alpha / r`, or `alpha / sqrt(r)` with `rslora` (arXiv 2312.03732).
+/// start, and `s = alpha / r`, or `alpha / sqrt(r)` with `rslora` (arXiv 2312.03732). With `dora` (arXiv 2402.09353) the
+/// rows of `W + s B A` are scaled to lengths `m` `[out]` of their own, which learn too: `y = x V^T + bias`,
+/// `V = diag(m / |W + s B A|) (W + s B A)`.
+///
+/// What other programs make of the adapter that comes out:
+///
+/// | setting | PEFT, and what builds on it (LLaMA-Factory, axolotl) | vLLM |
+/// |---|---|---|
+/// | `rank`, `alpha`, `rslora`, any choice of modules and layers | yes | yes, up to its `--max-lora-rank` (16 unless set) |
+/// | `rank_pattern`, `alpha_pattern` | yes | **not read**: it scales every layer by the one `alpha / rank` and does not say so, so serve the merged model |
+/// | `dora` | yes | refused; serve the merged model |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
@@ -17,12 +35,24 @@ pub struct LoraConfig {
     pub rank: usize,
     /// 16, twice the rank, as common recipes have it.
     pub alpha: f64,
-    /// The share of inputs dropped on the way into A while training. Only 0 is implemented: anything else is refused.
+    /// The share of inputs dropped on the way into A while training, from 0 to below 1; 0 unless said otherwise.
     pub dropout: f64,
-    /// Which projections get an adapter, by their short names; all seven unless said otherwise.
-    pub target_modules: Vec<String>,
+    /// Which projections get an adapter; all seven unless said otherwise.
+    pub target_modules: Modules,
+    /// Which of them get none after all.
+    pub exclude_modules: Option<Modules>,
+    /// The layers that get adapters, counted from zero; all unless said. Goes with names, not with a pattern, and a target
+    /// named by its whole path is one whatever its layer.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Other ranks for some projections: a regular expression in Python's syntax for the end of the path, from a dot on,
+    /// `down_proj` or `layers\.[0-3]\.mlp\..*`. Where several fit, the first in the order of the alphabet counts.
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Other values of `alpha`, in the same way.
+    pub alpha_pattern: BTreeMap<String, f64>,
     /// Scale by `alpha / sqrt(r)` in place of `alpha / r`.
     pub rslora: bool,
+    /// Learn the length of each row apart from its direction.
+    pub dora: bool,
 }
 
 impl Default for LoraConfig {
@@ -31,174 +61,103 @@ impl Default for LoraConfig {
             rank: 8,
             alpha: 16.0,
             dropout: 0.0,
-            target_modules: PROJECTIONS
-                .iter()
-                .map(|&(_, name)| name.to_owned())
-                .collect(),
+            target_modules: PROJECTIONS.map(|(_, name)| name).into(),
+            exclude_modules: None,
+            layers_to_transform: None,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
             rslora: false,
+            dora: false,
         }
     }
-}
-
-/// What a projection's adapter consists of, before it has values.
-pub(crate) struct LoraPair {
-    pub(crate) layer: usize,
-    /// Index into [`PROJECTIONS`].
-    pub(crate) projection: usize,
-    /// `model.layers.{i}.{block}.{name}`.
-    pub(crate) path: String,
-    pub(crate) input: usize,
-    pub(crate) output: usize,
 }
 
 impl LoraConfig {
-    /// What the low-rank part is multiplied by.
+    /// What the low-rank part is multiplied by where no pattern says otherwise.
     #[must_use]
     pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+        self.scale_of(self.rank, self.alpha)
+    }
+
+    fn scale_of(&self, rank: usize, alpha: f64) -> f64 {
+        let rank = rank as f64;
+        alpha / if self.rslora { rank.sqrt() } else { rank }
     }
 
     /// # Errors
-    /// Names the first setting that is out of its range.
+    /// Names the first setting that is out of its range, whatever the model.
     pub(crate) fn check(&self) -> Result<()> {
-        let fault = |field, reason: String| Err(TuneError::Setting { field, reason });
-        if !(1..=4096).contains(&self.rank) {
-            return fault("rank", format!("{} is not between 1 and 4096", self.rank));
+        let ranks = self
+            .rank_pattern
+            .values()
+            .map(|&rank| ("rank_pattern", rank));
+        for (field, rank) in ranks.chain([("rank", self.rank)]) {
+            if !(1..=4096).contains(&rank) {
+                return Err(fault(field, format!("{rank} is not between 1 and 4096")));
+            }
         }
-        if !(self.alpha.is_finite() && self.alpha > 0.0) {
-            return fault("alpha", format!("{} is not a positive number", self.alpha));
+        let alphas = self
+            .alpha_pattern
+            .values()
+            .map(|&alpha| ("alpha_pattern", alpha));
+        for (field, alpha) in alphas.chain([("alpha", self.alpha)]) {
+            if !(alpha.is_finite() && alpha > 0.0) {
+                return Err(fault(field, format!("{alpha} is not a positive number")));
+            }
         }
-        if self.dropout != 0.0 {
-            return fault(
-                "dropout",
-                format!("{} is not supported, only 0", self.dropout),
-            );
+        if !(0.0..1.0).contains(&self.dropout) {
+            let reason = format!("{} is not from 0 to below 1", self.dropout);
+            return Err(fault("dropout", reason));
         }
         if self.target_modules.is_empty() {
-            return fault("target_modules", "names no projection".into());
+            return Err(fault("target_modules", "names no projection"));
         }
-        let known = |name: &String| PROJECTIONS.iter().any(|(_, known)| known == name);
-        match self.target_modules.iter().find(|name| !known(name)) {
-            Some(name) => {
-                let all = PROJECTIONS.map(|(_, name)| name).join(", ");
-                fault(
-                    "target_modules",
-                    format!("{name:?} is not a projection; there are {all}"),
-                )
-            }
-            None => Ok(()),
+        if self.layers_to_transform.is_some() && matches!(self.target_modules, Modules::Pattern(_))
+        {
+            let reason =
+                "does not go with a pattern in target_modules, which can name the layers itself";
+            return Err(fault("layers_to_transform", reason));
         }
+        self.selection().map(drop)
     }
 
-    /// The adapters this asks for on a model, layer by layer.
-    pub(crate) fn pairs(&self, config: &QwenConfig) -> Vec<LoraPair> {
-        let (d, inner) = (config.hidden_size, config.intermediate_size);
-        let kv = config.num_key_value_heads * config.head_dim();
-        let mut pairs = Vec::new();
-        for layer in 0..config.num_hidden_layers {
-            for (projection, (block, name)) in PROJECTIONS.into_iter().enumerate() {
-                if !self.target_modules.iter().any(|target| target == name) {
-                    continue;
-                }
-                let (input, output) = match name {
-                    "k_proj" | "v_proj" => (d, kv),
-                    "gate_proj" | "up_proj" => (d, inner),
-                    "down_proj" => (inner, d),
-                    _ => (d, d),
-                };
-                let path = format!("model.layers.{layer}.{block}.{name}");
-                pairs.push(LoraPair {
-                    layer,
-                    projection,
-                    path,
-                    input,
-                    output,
-                });
-            }
-        }
-        pairs
-    }
-
-    /// Adapters at their start: A from `U(-1/sqrt(in), 1/sqrt(in))` (Kaiming's uniform with `a = sqrt 5`), B zero, so that
-    /// the model answers as it did before.
-    pub(crate) fn initial(&self, config: &QwenConfig, seed: u64) -> Result<Parameters> {
-        let pairs = self.pairs(config);
-        let mut tensors = Vec::new();
-        for (a, pair) in ordered(&pairs) {
-            let part = if a { "lora_A" } else { "lora_B" };
-            let name = format!("{}.{part}.weight", pair.path);
-            let tensor = if a {
-                let mut rng = generator(seed, &name);
-                let bound = 1.0 / (pair.input as f64).sqrt();
-                let values = uniform(&mut rng, self.rank * pair.input, bound);
-                (name, vec![self.rank, pair.input], values)
-            } else {
-                let zeros = vec![0.0; pair.output * self.rank];
-                (name, vec![pair.output, self.rank], zeros)
-            };
-            tensors.push(tensor);
-        }
-        Parameters::new(tensors)
-    }
-
-    /// Lays adapters over a model; with gradients if they are to learn.
-    pub(crate) fn attach(
-        &self,
-        model: &mut Qwen,
-        parameters: &Parameters,
-        learns: bool,
-    ) -> Result<()> {
-        let pairs = self.pairs(&model.config);
-        for (index, layer) in model.layers.iter_mut().enumerate() {
-            for (members, group) in GROUPS.iter().zip(&mut layer.groups) {
-                let of_group =
-                    |pair: &&LoraPair| pair.layer == index && members.contains(&pair.projection);
-                let pairs: Vec<&LoraPair> = pairs.iter().filter(of_group).collect();
-                let ranks: usize = pairs.iter().map(|_| self.rank).sum();
-                let Some(first) = pairs.first() else {
-                    continue;
-                };
-                let get = |pair: &LoraPair, part: &str| {
-                    let name = format!("{}.{part}", pair.path);
-                    parameters
-                        .get(&name, learns)
-                        .unwrap_or_else(|| unreachable!("{name} was checked to be present"))
-                };
-                group.a =
-                    parameters.span(&format!("{}.lora_A.weight", first.path), ranks, learns)?;
-                let mut row = 0;
-                for pair in pairs {
-                    let place = members.iter().position(|&one| one == pair.projection);
-                    let Some(place) = place else { continue };
-                    group.all[place].lora = Some(Lora {
-                        rows: row..row + self.rank,
-                        b: get(pair, "lora_B.weight"),
-                        scale: self.scale() as f32,
-                        magnitude: None,
-                    });
-                    row += self.rank;
-                }
-            }
-        }
-        Ok(())
+    /// Whether both make the same adapters of a model, however they say it.
+    ///
+    /// # Errors
+    /// As [`LoraConfig::pairs`].
+    pub(crate) fn agrees_with(&self, other: &Self, config: &QwenConfig) -> Result<bool> {
+        let (own, others) = (self.pairs(config)?, other.pairs(config)?);
+        // A number that went through a text may come back a last place off.
+        let close = |one: f64, other: f64| (one - other).abs() <= 1e-12 * one.abs();
+        let same = |(one, other): (&LoraPair, &LoraPair)| {
+            (&one.path, one.rank) == (&other.path, other.rank) && close(one.scale, other.scale)
+        };
+        Ok(self.dora == other.dora
+            && close(self.dropout, other.dropout)
+            && own.len() == others.len()
+            && own.iter().zip(&others).all(same))
     }
 }
 
-/// Adapters in the order of their parameters: of each group of a layer all A, then all B. Whether it is an A comes first.
-pub(crate) fn ordered(pairs: &[LoraPair]) -> Vec<(bool, &LoraPair)> {
-    let group = |pair: &LoraPair| GROUPS.iter().position(|one| one.contains(&pair.projection));
-    let mut all: Vec<(bool, &LoraPair)> = pairs
-        .iter()
-        .flat_map(|pair| [(true, pair), (false, pair)])
-        .collect();
-    all.sort_by_key(|(a, pair)| (pair.layer, group(pair), !a, pair.projection));
-    all
+fn fault(field: &'static str, reason: impl Into<String>) -> TuneError {
+    TuneError::Setting {
+        field,
+        reason: reason.into(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    /// Three layers, 4 heads, 2 of them with keys and values.
+    pub(super) fn model() -> QwenConfig {
+        let config = r#"{"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}"#;
+        QwenConfig::parse(config, Path::new("config.json")).unwrap()
+    }
 
     #[test]
     fn the_scale_follows_the_two_papers() {
@@ -208,43 +167,44 @@ mod tests {
             ..LoraConfig::default()
         };
         assert_eq!(config.scale(), 2.0);
-        assert_eq!(
-            LoraConfig {
-                rslora: true,
-                ..config
-            }
-            .scale(),
-            8.0
-        );
+        let stable = LoraConfig {
+            rslora: true,
+            ..config
+        };
+        assert_eq!(stable.scale(), 8.0);
     }
 
     #[test]
-    fn settings_out_of_range_are_named() {
-        for (config, said) in [
-            (
-                LoraConfig {
-                    rank: 0,
-                    ..LoraConfig::default()
-                },
-                "rank: 0",
-            ),
-            (
-                LoraConfig {
-                    dropout: 0.1,
-                    ..LoraConfig::default()
-                },
-                "dropout: 0.1 is not supported",
-            ),
-            (
-                LoraConfig {
-                    target_modules: vec!["lm_head".into()],
-                    ..LoraConfig::default()
-                },
-                "\"lm_head\"",
-            ),
-        ] {
-            let error = config.check().unwrap_err().to_string();
-            assert!(error.contains(said), "{error}");
+    fn two_ways_to_say_the_same_agree() {
+        let (default, model) = (LoraConfig::default(), model());
+        let linear = LoraConfig {
+            target_modules: Modules::Pattern("all-linear".into()),
+            rank_pattern: [("q_proj".to_owned(), 8)].into(),
+            ..default.clone()
+        };
+        assert!(default.agrees_with(&linear, &model).unwrap());
+        let changes: [fn(&mut LoraConfig); 4] = [
+            |config| config.dora = true,
+            |config| config.rslora = true,
+            |config| config.dropout = 0.1,
+            |config| config.layers_to_transform = Some(vec![0]),
+        ];
+        for change in changes {
+            let mut other = default.clone();
+            change(&mut other);
+            assert!(!default.agrees_with(&other, &model).unwrap());
         }
+    }
+
+    #[test]
+    fn settings_go_through_a_file() {
+        let config: LoraConfig = serde_json::from_str(
+            r#"{"target_modules": ".*_proj", "exclude_modules": ["q_proj"], "rank_pattern": {"k_proj": 2}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.target_modules, Modules::Pattern(".*_proj".into()));
+        assert_eq!(config.exclude_modules, Some(["q_proj"].into()));
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<LoraConfig>(&text).unwrap(), config);
     }
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -7,14 +7,17 @@ use crate::adapter;
 use crate::base::BaseFolder;
 use crate::chat::Chat;
 use crate::checkpoint::{self, State, Totals};
+use crate::config::QwenConfig;
 use crate::data::{Row, Sample, TrainSet};
 use crate::error::{Result, TuneError};
 use crate::lora::LoraConfig;
 use crate::model::Qwen;
+use crate::ops::row_squares;
 use crate::params::Parameters;
 use crate::session::{End, Session, StepRecord};
 use crate::train_config::TrainConfig;
 use crate::train_log::{Log, TrainEvent, TrainSummary, peak_rss_bytes};
+use crate::weights::Weights;
 
 /// Trains LoRA adapters on a base folder. The work is blocking and uses all cores; the result does not depend on them.
 ///
@@ -264,7 +267,7 @@ impl Trainer {
             let state = checkpoint::read_state(&path)?;
             self.check_resumable(&path, &state, &data, samples.len())?;
             let (lora, parameters) = adapter::read(&path, &folder.config)?;
-            self.check_same_lora(&lora, &path)?;
+            self.check_same_lora(&lora, &folder.config, &path)?;
             return Ok(Start {
                 lora,
                 parameters,
@@ -276,13 +279,22 @@ impl Trainer {
             Some(path) => {
                 let (lora, parameters) =
                     adapter::read(&adapter::check_folder(path)?, &folder.config)?;
-                self.check_same_lora(&lora, path)?;
+                self.check_same_lora(&lora, &folder.config, path)?;
                 (lora, parameters)
             }
             None => {
                 let lora = self.lora.clone().unwrap_or_default();
-                lora.check()?;
-                let parameters = lora.initial(&folder.config, self.config.seed)?;
+                let weights = RefCell::new(None);
+                let norms = |path: &str| {
+                    let mut weights = weights.borrow_mut();
+                    let weights = match &mut *weights {
+                        Some(read) => read,
+                        none => none.insert(Weights::read(&folder.path, &folder.config)?),
+                    };
+                    let squares = row_squares(&weights.matrix(&format!("{path}.weight")))?;
+                    Ok(squares.iter().map(|square| square.sqrt() as f32).collect())
+                };
+                let parameters = lora.initial(&folder.config, self.config.seed, &norms)?;
                 (lora, parameters)
             }
         };
@@ -294,21 +306,11 @@ impl Trainer {
         })
     }
 
-    fn check_same_lora(&self, found: &LoraConfig, path: &Path) -> Result<()> {
+    fn check_same_lora(&self, found: &LoraConfig, config: &QwenConfig, path: &Path) -> Result<()> {
         let Some(asked) = &self.lora else {
             return Ok(());
         };
-        asked.check()?;
-        let targets = |config: &LoraConfig| {
-            config
-                .target_modules
-                .iter()
-                .cloned()
-                .collect::<BTreeSet<_>>()
-        };
-        // A number that went through a text may come back a last place off.
-        let same_scale = (asked.scale() / found.scale() - 1.0).abs() < 1e-12;
-        if same_scale && asked.rank == found.rank && targets(asked) == targets(found) {
+        if asked.agrees_with(found, config)? {
             return Ok(());
         }
         let reason = format!("was made with {found:?}, but {asked:?} is asked for");

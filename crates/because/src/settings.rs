@@ -258,7 +258,7 @@ impl TrainSettings {
         because_tune::LoraConfig {
             rank: self.rank,
             alpha: self.alpha,
-            target_modules: self.target_modules.clone(),
+            target_modules: self.target_modules.clone().into(),
             ..because_tune::LoraConfig::default()
         }
     }
