@@ -46,6 +46,7 @@ pub(crate) struct Plan {
     pub(crate) accumulation: usize,
     pub(crate) shuffle: bool,
     pub(crate) seed: u64,
+    pub(crate) checkpointing: Checkpointing,
 }
 
 /// A model, what of it learns, and how far it has come.
@@ -154,7 +155,7 @@ impl<'a> Session<'a> {
     pub(crate) fn accumulate(&mut self, batch: &[&Sample], supervised: f64) -> Result<f64> {
         let mut learn = Learn {
             denominator: supervised,
-            checkpointing: Checkpointing::None,
+            checkpointing: self.plan.checkpointing,
             gradients: &mut self.gradients,
         };
         let loss = self.model.learn(&Batch::new(batch), &mut learn)?;

@@ -264,6 +264,7 @@ impl TinyBase {
             accumulation: 1,
             shuffle: true,
             seed: self.seed,
+            checkpointing: crate::memory::Checkpointing::None,
         };
         let mut summary = TinySummary {
             vocab_size: 0,

@@ -108,6 +108,7 @@ impl TrainConfig {
             accumulation: self.accumulation,
             shuffle: self.shuffle,
             seed: self.seed,
+            checkpointing: crate::memory::Checkpointing::None,
         }
     }
 }
