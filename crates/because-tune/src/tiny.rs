@@ -31,7 +31,7 @@ use crate::train_log::TrainEvent;
 use crate::weights::Weights;
 
 /// How Qwen2.5 cuts a text into words before its byte pairs are merged, digits one by one.
-const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(crate) const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const END_OF_TEXT: &str = "<|endoftext|>";
 const SPECIALS: [&str; 3] = [END_OF_TEXT, "<|im_start|>", "<|im_end|>"];
 /// Tokens of a training window.
