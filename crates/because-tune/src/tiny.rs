@@ -430,6 +430,13 @@ pub(crate) mod tests {
         Chat::read(folder.path(), &config(&vocabulary)).unwrap()
     }
 
+    /// Writes a tokenizer and its settings, and gives how many tokens it has.
+    pub(crate) fn tokenizer_files(folder: &Path) -> usize {
+        let texts = ["be kind word word why this one it fits system user word".to_owned()];
+        let made = TinyBase::new().vocab_size(300).tokenizer(&texts, folder);
+        made.unwrap().size()
+    }
+
     #[test]
     fn windows_predict_every_token_but_the_first_once() {
         let documents = vec![(0..300).collect::<Vec<u32>>(), (300..700).collect()];
