@@ -16,7 +16,8 @@
 //! ```
 //!
 //! In reading order: [`QwenConfig`], [`LoraConfig`], [`TrainConfig`], [`TrainSet`], [`Trainer`] with its [`TrainEvent`]s
-//! and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and [`Decoding`].
+//! and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and [`Decoding`]; [`Merge`], for
+//! programs that know no adapters.
 //!
 //! Everything runs in f32 on the CPU; half-precision weights are widened as they are read. Sequences of a batch lie one
 //! after the other without padding, and only supervised positions meet the output projection. What a person wrote never
