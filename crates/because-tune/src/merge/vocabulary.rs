@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
 
-    fn file(pre_tokenizer: Json) -> File {
+    fn file(pre_tokenizer: &Json) -> File {
         serde_json::from_value(json!({
             "added_tokens": [
                 {"id": 3, "content": "<|im_end|>", "special": true},
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn rows_without_a_token_are_padding_and_added_tokens_have_their_kind() {
-        let tokens = tokens(&file(Json::Null), 7).unwrap();
+        let tokens = tokens(&file(&Json::Null), 7).unwrap();
         let kinds: Vec<_> = tokens.iter().map(|(_, kind)| *kind).collect();
         assert_eq!(tokens[6].0, "[PAD6]");
         assert_eq!(
@@ -262,7 +262,7 @@ mod tests {
                 Kind::Unused
             ]
         );
-        let said = super::tokens(&file(Json::Null), 5).unwrap_err();
+        let said = super::tokens(&file(&Json::Null), 5).unwrap_err();
         assert!(said.contains("id 5, the model only 5 rows"), "{said}");
     }
 
@@ -270,14 +270,14 @@ mod tests {
     fn the_rule_of_words_is_known_or_refused() {
         let split = |regex: &str| json!({"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": regex}});
         let both = |one: Json, two: Json| json!({"type": "Sequence", "pretokenizers": [one, two]});
-        assert_eq!(cut(&file(both(split(WORDS), bytes(false)))), Ok("qwen2"));
-        assert_eq!(cut(&file(bytes(true))), Ok("gpt-2"));
+        assert_eq!(cut(&file(&both(split(WORDS), bytes(false)))), Ok("qwen2"));
+        assert_eq!(cut(&file(&bytes(true))), Ok("gpt-2"));
         for other in [
             both(split(r"\p{N}{1,3}"), bytes(false)),
             bytes(false),
             Json::Null,
         ] {
-            assert!(cut(&file(other)).unwrap_err().contains("pre_tokenizer"));
+            assert!(cut(&file(&other)).unwrap_err().contains("pre_tokenizer"));
         }
     }
 
