@@ -3,6 +3,10 @@ use std::path::PathBuf;
 use because::core::Split;
 use because::graph::{Format, Ratio, Sampling, SplitStrategy};
 use because::llm::ModelSpec;
+#[cfg(feature = "tune")]
+use because::tune::WeightType;
+#[cfg(feature = "tune")]
+use clap::ValueEnum;
 use clap::{Args, Parser, Subcommand};
 
 /// Tells a person why an item is recommended to them.
@@ -38,6 +42,9 @@ pub(crate) enum Command {
     /// Let a local model answer a prompt or a file of prompts.
     #[cfg(feature = "tune")]
     Generate(Generate),
+    /// Write a base with an adapter added into its weights, for programs that know no adapters.
+    #[cfg(feature = "tune")]
+    Merge(Merge),
     /// Explain one recommendation with the tuned model.
     #[cfg(feature = "tune")]
     Explain(Explain),
@@ -267,6 +274,35 @@ pub(crate) struct Generate {
     /// The seed of the draw.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+}
+
+#[cfg(feature = "tune")]
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// A folder with a Qwen2.5 checkpoint, or `tiny` with --adapter for the base that the adapter was trained on.
+    #[arg(long)]
+    pub(crate) base: String,
+    /// The LoRA adapter to add, in PEFT's format; without it the base itself is written.
+    #[arg(long)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// What to write: a folder, or a file that ends in .gguf. It must not exist.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// The format; by the name of --out where it is not said.
+    #[arg(long)]
+    pub(crate) format: Option<MergeFormat>,
+    /// The type of the weights: f32, f16, bf16, or q8_0 for GGUF; that of the base where it is not said.
+    #[arg(long = "type")]
+    pub(crate) weight_type: Option<WeightType>,
+}
+
+#[cfg(feature = "tune")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MergeFormat {
+    /// A checkpoint folder for transformers, vLLM and this program.
+    Safetensors,
+    /// One file for llama.cpp.
+    Gguf,
 }
 
 #[cfg(feature = "tune")]

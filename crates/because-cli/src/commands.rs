@@ -1,5 +1,7 @@
 mod data;
 mod measure;
+#[cfg(feature = "tune")]
+mod merge;
 mod stages;
 #[cfg(feature = "tune")]
 mod tune;
@@ -24,6 +26,8 @@ pub(crate) async fn run(command: Command, output: &Output, stop: &Stop) -> Resul
         Command::Train(args) => tune::train(*args, output, stop).await,
         #[cfg(feature = "tune")]
         Command::Generate(args) => tune::generate(&args, output),
+        #[cfg(feature = "tune")]
+        Command::Merge(args) => merge::merge(&args, output, stop),
         #[cfg(feature = "tune")]
         Command::Explain(args) => tune::explain(args, output),
         Command::Evaluate(args) => measure::evaluate(&args, output),

@@ -104,6 +104,12 @@ pub enum TuneError {
         /// What the run can be resumed from; a tiny base is made anew.
         checkpoint: Option<PathBuf>,
     },
+    /// The caller stopped a merge.
+    #[error("{}: merge stopped; nothing was written", base.display())]
+    Interrupted {
+        /// The base that was read.
+        base: PathBuf,
+    },
     /// The prompt fills the model's context.
     #[error(
         "prompt of {prompt_tokens} tokens leaves no room for an answer in a context of {context} tokens"
@@ -137,6 +143,7 @@ impl TuneError {
             Self::NoGradient { .. }
             | Self::NotFinite { .. }
             | Self::Cancelled { .. }
+            | Self::Interrupted { .. }
             | Self::Tensor(_) => false,
             _ => true,
         }

@@ -17,7 +17,7 @@
 //!
 //! In reading order: [`QwenConfig`], [`LoraConfig`] with its [`Modules`], [`TrainConfig`], [`TrainSet`], [`Trainer`] with its
 //! [`TrainEvent`]s and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and
-//! [`Decoding`].
+//! [`Decoding`]; [`Merge`], for programs that know no adapters.
 //!
 //! Everything runs in f32 on the CPU; half-precision weights are widened as they are read. Sequences of a batch lie one
 //! after the other without padding, and only supervised positions meet the output projection. What a person wrote never
@@ -39,6 +39,7 @@ mod error;
 mod generate;
 mod lora;
 mod memory;
+mod merge;
 mod model;
 mod ops;
 mod optim;
@@ -60,6 +61,7 @@ pub use data::{TokenRow, TrainSet};
 pub use decoding::Decoding;
 pub use error::TuneError;
 pub use lora::{LoraConfig, Modules};
+pub use merge::{Merge, MergeEvent, MergeSummary, WeightType};
 pub use session::StepRecord;
 pub use tiny::{TinyBase, TinySummary};
 pub use train_config::TrainConfig;

@@ -89,10 +89,24 @@ impl ChatTemplate {
     }
 
     pub(crate) fn eos_token(&self) -> Option<&str> {
+        self.token("eos_token")
+    }
+
+    /// The text of `eos_token`, `bos_token` or `pad_token`.
+    pub(crate) fn token(&self, name: &str) -> Option<&str> {
         self.names
             .iter()
-            .find(|(name, text)| *name == "eos_token" && !text.is_empty())
+            .find(|(own, text)| *own == name && !text.is_empty())
             .map(|(_, text)| text.as_str())
+    }
+
+    /// The template as it was written.
+    pub(crate) fn source(&self) -> Result<String> {
+        let template = self.environment.get_template("chat");
+        let fault = |error: minijinja::Error| TuneError::Chat {
+            reason: error.to_string(),
+        };
+        Ok(template.map_err(fault)?.source().to_owned())
     }
 
     /// Renders turns, with the opening of an answer after them where `open_answer`.

@@ -31,7 +31,7 @@ use crate::train_log::TrainEvent;
 use crate::weights::Weights;
 
 /// How Qwen2.5 cuts a text into words before its byte pairs are merged, digits one by one.
-const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(crate) const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const END_OF_TEXT: &str = "<|endoftext|>";
 const SPECIALS: [&str; 3] = [END_OF_TEXT, "<|im_start|>", "<|im_end|>"];
 /// Tokens of a training window.
@@ -426,6 +426,13 @@ pub(crate) mod tests {
             .tokenizer(&texts, folder.path())
             .unwrap();
         Chat::read(folder.path(), &config(&vocabulary)).unwrap()
+    }
+
+    /// Writes a tokenizer and its settings, and gives how many tokens it has.
+    pub(crate) fn tokenizer_files(folder: &Path) -> usize {
+        let texts = ["be kind word word why this one it fits system user word".to_owned()];
+        let made = TinyBase::new().vocab_size(300).tokenizer(&texts, folder);
+        made.unwrap().size()
     }
 
     #[test]

@@ -133,7 +133,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join("model.safetensors");
     let index = folder.join("model.safetensors.index.json");
     if !index.is_file() {

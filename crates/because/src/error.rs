@@ -86,7 +86,10 @@ impl Error {
             Self::Files(error) if error.is_bad_input() => Fault::Input,
             Self::Graph(error) if error.is_bad_input() => Fault::Input,
             #[cfg(feature = "tune")]
-            Self::Tune(because_tune::TuneError::Cancelled { .. }) => Fault::Stopped,
+            Self::Tune(
+                because_tune::TuneError::Cancelled { .. }
+                | because_tune::TuneError::Interrupted { .. },
+            ) => Fault::Stopped,
             #[cfg(feature = "tune")]
             Self::Tune(error) if error.is_bad_input() => Fault::Input,
             Self::Settings { .. }

@@ -162,7 +162,7 @@ pub(super) fn explain(args: Explain, output: &Output) -> Result<()> {
 }
 
 /// The folder of a base; for `tiny`, the one that the adapter was trained on.
-fn base(name: &str, adapter: Option<&Path>) -> Result<PathBuf> {
+pub(super) fn base(name: &str, adapter: Option<&Path>) -> Result<PathBuf> {
     match (name, adapter) {
         ("tiny", Some(adapter)) => because::base_of(adapter),
         _ => Ok(PathBuf::from(name)),

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{fails, json, small_project, text};
+use crate::{because, fails, json, small_project, text};
 
 const SMALL: [&str; 14] = [
     "--train-limit",
@@ -260,6 +260,7 @@ fn the_stages_one_by_one() {
     ];
     let (one, two) = (json(&arguments), json(&arguments));
     assert_eq!(one["outputs"], two["outputs"]);
+    merged_weights_answer_alike(folder.path(), &adapter, &one);
     assert!(one["outputs"][0]["token_ids"].as_array().unwrap().len() <= 8);
     assert!(one["outputs"][0]["text"].is_string() && one["tokens_per_second"].is_number());
 }
@@ -316,4 +317,49 @@ fn references_of_the_data_are_what_test_pairs_are_measured_against() {
             .lines()
             .all(|line| line.contains("\"reference\":\"You like it so.\""))
     );
+}
+
+/// Merges an adapter into its base, and asks the result what base and adapter were asked.
+fn merged_weights_answer_alike(folder: &Path, adapter: &Path, apart: &serde_json::Value) {
+    let (merged, gguf) = (folder.join("merged"), folder.join("merged.gguf"));
+    let merge = |out: &Path| {
+        let files = ["--adapter", text(adapter), "--out", text(out)];
+        json(&[&["merge", "--base", "tiny"][..], &files].concat())
+    };
+    let written = merge(&merged);
+    assert_eq!(written["format"], "safetensors");
+    assert_eq!(written["merged_tensors"], 4 * 7);
+    assert!(written["bytes"].as_u64() > Some(0) && written["seconds"].is_number());
+    let alone = json(&[
+        "generate",
+        "--base",
+        text(&merged),
+        "--prompt",
+        "Why?",
+        "--greedy",
+        "--max-tokens",
+        "8",
+    ]);
+    assert_eq!(alone["outputs"], apart["outputs"]);
+
+    let written = merge(&gguf);
+    assert_eq!(
+        (&written["format"], &written["type"]),
+        (&"gguf".into(), &"f32".into())
+    );
+    assert_eq!(written["bytes"], std::fs::metadata(&gguf).unwrap().len());
+    let again = [
+        "merge",
+        "--base",
+        "tiny",
+        "--adapter",
+        text(adapter),
+        "--out",
+        text(&gguf),
+        "--type",
+        "q8_0",
+    ];
+    assert!(fails(2, &again).contains("merged.gguf exists"));
+    let unknown = [&again[..7], &["--type", "q3"]].concat();
+    assert_eq!(because(&unknown).status.code(), Some(2));
 }
