@@ -228,6 +228,7 @@ fn parse_config(config: &Value) -> Result<LoraConfig, String> {
         dropout: 0.0,
         target_modules: targets(get("target_modules"))?,
         rslora: get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+        ..LoraConfig::default()
     };
     lora.check().map_err(|error| error.to_string())?;
     Ok(lora)

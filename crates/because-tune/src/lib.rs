@@ -15,8 +15,8 @@
 //! # Ok::<(), because_tune::TuneError>(())
 //! ```
 //!
-//! In reading order: [`QwenConfig`], [`LoraConfig`], [`TrainConfig`], [`TrainSet`], [`Trainer`] with its [`TrainEvent`]s
-//! and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and [`Decoding`].
+//! In reading order: [`QwenConfig`], [`LoraConfig`], [`TrainConfig`], [`TrainSet`], [`Trainer`] with its [`TrainPlan`],
+//! [`TrainEvent`]s and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and [`Decoding`].
 //!
 //! Everything runs in f32 on the CPU; half-precision weights are widened as they are read. Sequences of a batch lie one
 //! after the other without padding, and only supervised positions meet the output projection. What a person wrote never
@@ -28,27 +28,35 @@
 
 mod adapter;
 mod base;
+mod batches;
 mod chat;
 mod checkpoint;
 mod config;
 mod data;
 mod decoding;
 mod error;
+mod evaluation;
+mod full;
 mod generate;
+mod learner;
 mod lora;
+mod memory;
 mod model;
 mod ops;
 mod optim;
 mod params;
 #[cfg(test)]
 mod parity;
+mod prepare;
 mod session;
 mod template;
 mod tiny;
 mod tokens;
 mod train_config;
 mod train_log;
+mod train_plan;
 mod trainer;
+mod training;
 mod tuned;
 mod weights;
 
@@ -56,10 +64,14 @@ pub use config::QwenConfig;
 pub use data::{TokenRow, TrainSet};
 pub use decoding::Decoding;
 pub use error::TuneError;
+pub use evaluation::Evaluation;
 pub use lora::LoraConfig;
+pub use memory::{Checkpointing, Memory};
+pub use prepare::Skipped;
 pub use session::StepRecord;
 pub use tiny::{TinyBase, TinySummary};
 pub use train_config::TrainConfig;
 pub use train_log::{TrainEvent, TrainSummary};
+pub use train_plan::TrainPlan;
 pub use trainer::Trainer;
 pub use tuned::{Finish, Generation, Generations, TunedModel};

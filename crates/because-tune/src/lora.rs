@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,15 @@ pub struct LoraConfig {
     pub target_modules: Vec<String>,
     /// Scale by `alpha / sqrt(r)` in place of `alpha / r`.
     pub rslora: bool,
+    /// Learn the length of each row apart from its direction.
+    #[serde(default)]
+    pub dora: bool,
+    /// Other ranks for some projections.
+    #[serde(default)]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Other values of `alpha` for some projections.
+    #[serde(default)]
+    pub alpha_pattern: BTreeMap<String, f64>,
 }
 
 impl Default for LoraConfig {
@@ -36,6 +47,9 @@ impl Default for LoraConfig {
                 .map(|&(_, name)| name.to_owned())
                 .collect(),
             rslora: false,
+            dora: false,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
         }
     }
 }

@@ -60,6 +60,7 @@ fn plan() -> Plan {
         accumulation: 2,
         shuffle: false,
         seed: 0,
+        ..Plan::default()
     }
 }
 
