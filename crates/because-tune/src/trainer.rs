@@ -236,14 +236,13 @@ impl Trainer {
             _ => Learner::Lora(self.lora.clone().unwrap_or_default()),
         };
         let trainable = learner.trainable(&folder.config)?;
-        let mut plan = config.plan(0);
-        plan.steps = match config.max_steps {
+        let steps = match config.max_steps {
             Some(steps) => steps,
-            None => Batches::new(rows.lengths(), &plan)
+            None => Batches::new(rows.lengths(), &config.plan(0))
                 .count(config.epochs)
                 .div_ceil(config.accumulation as u64),
         };
-        let mut plan = config.plan(plan.steps);
+        let mut plan = config.plan(steps);
         let largest = largest(&rows, &plan);
         // A fifth is left to the allocator's holes and to everybody else.
         let left = || memory::available().map(|bytes| bytes / 5 * 4);
