@@ -351,7 +351,6 @@ impl TrainSettings {
             dora: self.dora,
             rank_pattern: self.rank_pattern.clone(),
             alpha_pattern: self.alpha_pattern.clone(),
-            ..because_tune::LoraConfig::default()
         }
     }
 }
