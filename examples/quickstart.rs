@@ -141,6 +141,7 @@ fn show(event: &Event<'_>) {
             step,
             total,
             loss,
+            ..
         } if *step == 1 || step % (total / 8).max(1) == 0 => {
             println!("  {what}: step {step} of {total}, loss {loss:.3}");
         }

@@ -176,7 +176,7 @@ pub(crate) struct Contrast {
 }
 
 #[cfg(feature = "tune")]
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Tuning {
     /// A folder with a Qwen2.5 checkpoint, or `tiny`: a small one made from the texts at hand.
     #[arg(long)]
@@ -187,9 +187,15 @@ pub(crate) struct Tuning {
     /// Times that every example is seen, where --max-steps does not say otherwise.
     #[arg(long)]
     pub(crate) epochs: Option<u32>,
-    /// Examples in a step.
+    /// Examples at once.
     #[arg(long)]
     pub(crate) batch_size: Option<usize>,
+    /// Tokens at once, in place of a number of examples: as many whole examples as fit.
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) batch_tokens: Option<usize>,
+    /// Sort examples by length within so many batches at a time, so that those of like length come together.
+    #[arg(long, value_name = "BATCHES")]
+    pub(crate) bucketing: Option<usize>,
     /// Batches whose gradients are added up before a step.
     #[arg(long)]
     pub(crate) accumulation: Option<usize>,
@@ -208,12 +214,88 @@ pub(crate) struct Tuning {
     /// The layers that get an adapter, separated by commas.
     #[arg(long, value_delimiter = ',')]
     pub(crate) target_modules: Option<Vec<String>>,
-    /// Tokens of an example at most.
+    /// The share of inputs dropped on the way into an adapter.
+    #[arg(long)]
+    pub(crate) dropout: Option<f64>,
+    /// Learn the length of each row of a weight apart from its direction (DoRA).
+    #[arg(long)]
+    pub(crate) dora: bool,
+    /// Scale by the root of the rank in place of the rank (rsLoRA).
+    #[arg(long)]
+    pub(crate) rslora: bool,
+    /// Another rank for some layers, as in down_proj=16; may be given again.
+    #[arg(long, value_name = "LAYERS=RANK", value_parser = named::<usize>)]
+    pub(crate) rank_pattern: Vec<(String, usize)>,
+    /// Another alpha for some layers, as in down_proj=32; may be given again.
+    #[arg(long, value_name = "LAYERS=ALPHA", value_parser = named::<f64>)]
+    pub(crate) alpha_pattern: Vec<(String, f64)>,
+    /// Tokens of an example at most: the end of the longest text of its prompt goes first, its answer last.
     #[arg(long)]
     pub(crate) max_length: Option<usize>,
+    /// Evaluate on the validation examples after every so many steps; at the end of each epoch where it is not said.
+    #[arg(long, value_name = "STEPS")]
+    pub(crate) evaluate_every: Option<u64>,
+    /// Stop after so many evaluations in a row without an improvement.
+    #[arg(long, value_name = "EVALUATIONS")]
+    pub(crate) patience: Option<u32>,
+    /// What the validation loss must be lower by to be an improvement, in nats.
+    #[arg(long, value_name = "NATS")]
+    pub(crate) min_delta: Option<f64>,
+    /// Which layers are computed again in the backward pass to save memory: auto, none, all, or N for one of every N.
+    #[arg(long, value_name = "LAYERS")]
+    pub(crate) checkpointing: Option<String>,
+    /// What training may take, as in 8GB or 6GiB; 80 % of what is left where it is not said.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory_limit: Option<u64>,
+    /// Steps between two checkpoints, from which a run that was killed goes on.
+    #[arg(long, value_name = "STEPS")]
+    pub(crate) checkpoint_every: Option<u64>,
+    /// How many of the newest checkpoints stay, the best one not counted.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_checkpoints: Option<usize>,
     /// Steps in which the weights of `tiny` are made.
     #[arg(long)]
     pub(crate) tiny_steps: Option<u64>,
+}
+
+/// `name=value`.
+#[cfg(feature = "tune")]
+fn named<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<(String, T), String> {
+    let (name, value) = text
+        .rsplit_once('=')
+        .ok_or_else(|| "is not of the form name=value".to_owned())?;
+    let value = value
+        .parse()
+        .map_err(|error| format!("{value:?}: {error}"))?;
+    Ok((name.to_owned(), value))
+}
+
+/// `8GB`, `1.5 GiB`, `512MiB`, or bytes.
+#[cfg(feature = "tune")]
+fn size(text: &str) -> Result<u64, String> {
+    let cut = text
+        .find(|letter: char| letter.is_ascii_alphabetic())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(cut);
+    let scale = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" | "k" => 1e3,
+        "mb" | "m" => 1e6,
+        "gb" | "g" => 1e9,
+        "tb" | "t" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => {
+            return Err(format!(
+                "unknown unit {unit:?}; there are GB, GiB and the like"
+            ));
+        }
+    };
+    match number.trim().parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok((number * scale) as u64),
+        _ => Err(format!("{number:?} is not a size")),
+    }
 }
 
 #[cfg(feature = "tune")]
@@ -222,9 +304,19 @@ pub(crate) struct Train {
     /// A project directory, or a file of examples.
     #[arg(long)]
     pub(crate) data: PathBuf,
-    /// The adapter folder to write; DIR/adapter where --data is a project directory.
+    /// Examples to evaluate on while training, of which nothing is learnt; what was best on them is what is written. Where
+    /// --data is a project directory, its own validation examples if it has any.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eval_data: Option<PathBuf>,
+    /// The adapter folder to write; DIR/adapter where --data is a project directory. With --full the base, DIR/model.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+    /// Train all weights of a small base in place of adapters, and write a complete base.
+    #[arg(long, conflicts_with_all = ["init_adapter", "rank", "alpha", "target_modules", "dropout", "dora", "rslora", "rank_pattern", "alpha_pattern"])]
+    pub(crate) full: bool,
+    /// Train nothing: say what training would do, and what memory and time it would take.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) tuning: Tuning,
     /// Begin with this adapter instead of a new one.
@@ -239,7 +331,7 @@ pub(crate) struct Train {
     /// The seed of the adapter and of the order.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Write one JSON line for each step here.
+    /// Write one JSON line for each step, and one for each evaluation, here.
     #[arg(long)]
     pub(crate) log: Option<PathBuf>,
     /// Go on from the last checkpoint of a run that was ended.
@@ -362,4 +454,31 @@ pub(crate) struct Run {
     pub(crate) test_limit: Option<usize>,
     #[command(flatten)]
     pub(crate) tuning: Tuning,
+}
+
+#[cfg(all(test, feature = "tune"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        for (text, bytes) in [
+            ("512", 512),
+            ("8GB", 8_000_000_000),
+            ("1.5GiB", 3 << 29),
+            ("512 MiB", 512 << 20),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GB", "8 boxes", "-1GB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_names_and_numbers() {
+        assert_eq!(named("down_proj=16"), Ok(("down_proj".to_owned(), 16)));
+        assert!(named::<usize>("down_proj").is_err());
+        assert!(named::<usize>("down_proj=x").is_err());
+    }
 }

@@ -11,6 +11,8 @@ pub(crate) struct Progress {
     shown: bool,
     bar: ProgressBar,
     counted: Mutex<String>,
+    /// The last validation loss, beside the one of the step.
+    valid: Mutex<String>,
 }
 
 impl Progress {
@@ -29,6 +31,7 @@ impl Progress {
             shown,
             bar,
             counted: Mutex::new(String::new()),
+            valid: Mutex::new(String::new()),
         }
     }
 
@@ -46,10 +49,30 @@ impl Progress {
                 step,
                 total,
                 loss,
+                tokens_per_second,
             } => {
                 self.count(what, *step, *total);
-                self.bar.set_message(format!("loss {loss:.3}"));
+                let valid = self.valid.lock().map(|valid| valid.clone());
+                self.bar.set_message(format!(
+                    "loss {loss:.3}{}, {tokens_per_second:.0} tokens/s",
+                    valid.unwrap_or_default()
+                ));
             }
+            Event::Evaluated {
+                what,
+                step,
+                loss,
+                best,
+            } => {
+                if let Ok(mut valid) = self.valid.lock() {
+                    *valid = format!(" (valid {loss:.3})");
+                }
+                let best = if *best { ", the lowest so far" } else { "" };
+                self.line(&format!(
+                    "{what}: step {step}: validation loss {loss:.4}{best}"
+                ));
+            }
+            Event::Note { what, text } => self.line(&format!("{what}: {text}")),
             Event::End(report) => {
                 let kept = match report.status {
                     StageStatus::Done => "",
@@ -74,6 +97,9 @@ impl Progress {
             && *counted != what
         {
             what.clone_into(&mut counted);
+            if let Ok(mut valid) = self.valid.lock() {
+                valid.clear();
+            }
             self.bar.reset();
             self.bar.set_prefix(what.to_owned());
         }

@@ -60,6 +60,14 @@ pub struct Lines<T> {
     record: PhantomData<fn() -> T>,
 }
 
+impl<T> Lines<T> {
+    /// The line that the last item came from, counted from one, blank lines included.
+    #[must_use]
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+}
+
 impl<T> std::fmt::Debug for Lines<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lines")
@@ -166,6 +174,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("interactions.jsonl");
         std::fs::write(&path, "{\"user\":1,\"item\":2}\n\n{\"user\":1}\n{\"user\":\"a\",\"item\":\"b\",\"color\":1}\n").unwrap();
+        let mut lines = read::<Interaction>(&path).unwrap();
+        let numbers: Vec<u64> = std::iter::from_fn(|| lines.next().map(|_| lines.line())).collect();
+        assert_eq!(numbers, [1, 3, 4], "a blank line is a line");
         let read: Vec<_> = read::<Interaction>(&path).unwrap().collect();
         assert_eq!(read.len(), 3);
         assert!(

@@ -77,12 +77,6 @@ impl Batch {
             dropout: None,
         }
     }
-
-    /// Rows that are computed.
-    #[cfg(test)]
-    pub(crate) fn rows(&self) -> usize {
-        self.tokens.ids.len()
-    }
 }
 
 impl Qwen {
@@ -109,7 +103,7 @@ impl Qwen {
         let mut inputs: Vec<(Tensor, Option<Activations>)> = Vec::new();
         for index in 0..self.layers.len() {
             let (next, activations) = self.layer(index, &x, &pass, None)?;
-            let kept = if learn.checkpointing.drops(index) {
+            let kept = if learn.checkpointing.recomputes(index) {
                 activations.recycle(&self.pool)?;
                 None
             } else {

@@ -23,6 +23,8 @@ pub(crate) struct Encoded {
     pub(crate) answer: std::ops::Range<usize>,
     /// Whether something had to be left out.
     pub(crate) truncated: bool,
+    /// Whether some of that was the answer's.
+    pub(crate) answer_cut: bool,
 }
 
 /// Tokens between two special ones.
@@ -124,7 +126,9 @@ impl Chat {
         let last = runs.iter().rposition(|run| run.role != Place::Other);
         runs.truncate(last.map_or(0, |last| last + 1));
         let total: usize = runs.iter().map(|run| run.ids.len()).sum();
+        let wanted = learnable(&runs);
         shorten(&mut runs, total.saturating_sub(max_length));
+        let answer_cut = learnable(&runs) < wanted;
         let prompt = runs
             .iter()
             .take_while(|run| run.role == Place::Other)
@@ -138,6 +142,7 @@ impl Chat {
         Ok(fits.then_some(Encoded {
             answer: prompt..ids.len(),
             truncated: total > max_length,
+            answer_cut,
             ids,
         }))
     }
@@ -214,6 +219,14 @@ impl Chat {
         flush(&mut runs, &mut text, &mut header, in_answer)?;
         Ok(runs)
     }
+}
+
+/// Tokens of the answer and its end.
+fn learnable(runs: &[Run]) -> usize {
+    runs.iter()
+        .filter(|run| run.role != Place::Other)
+        .map(|run| run.ids.len())
+        .sum()
 }
 
 /// Takes `excess` tokens away: from the end of the longest prompt text, again and again; then from the end of the answer,
@@ -312,7 +325,7 @@ mod tests {
             encoded.ids[..encoded.answer.start],
             chat.prompt(&turns()[..2]).unwrap()
         );
-        assert!(!encoded.truncated);
+        assert!(!encoded.truncated && !encoded.answer_cut);
     }
 
     #[test]
@@ -326,7 +339,7 @@ mod tests {
         let whole = chat.example(&turns(), 1000).unwrap().unwrap();
         let cut = chat.example(&long, 64).unwrap().unwrap();
         assert_eq!(cut.ids.len(), 64);
-        assert!(cut.truncated);
+        assert!(cut.truncated && !cut.answer_cut);
         assert_eq!(cut.ids[cut.answer.clone()], whole.ids[whole.answer.clone()]);
         let prompt = chat
             .vocabulary
@@ -359,6 +372,7 @@ mod tests {
         assert_eq!(example(0), None);
         let cut = example(1).unwrap();
         assert_eq!(cut.answer.len(), 1);
+        assert!(cut.answer_cut);
         assert_ne!(
             cut.ids.last().copied(),
             chat.vocabulary.special("<|im_end|>"),

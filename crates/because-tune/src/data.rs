@@ -15,6 +15,12 @@ pub struct TokenRow {
     pub labels: Option<Vec<i64>>,
 }
 
+impl TokenRow {
+    pub(crate) fn is_learnt(&self, at: usize) -> bool {
+        self.labels.as_ref().is_none_or(|labels| labels[at] != -100)
+    }
+}
+
 /// What a run learns from: chats, or rows of tokens, with the line each came from.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TrainSet {
@@ -50,10 +56,9 @@ impl TrainSet {
     /// # Errors
     /// When the file cannot be read or a line is neither; the error names the line.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut rows = Vec::new();
-        for value in jsonl::read::<serde_json::Value>(path)? {
-            // Blank lines are passed over by the reader, so a row's number counts records.
-            let (line, value) = (rows.len() as u64 + 1, value?);
+        let (mut rows, mut lines) = (Vec::new(), jsonl::read::<serde_json::Value>(path)?);
+        while let Some(value) = lines.next() {
+            let (line, value) = (lines.line(), value?);
             let fault = |reason: String| {
                 TuneError::File(because_core::Error::Line {
                     path: path.to_owned(),
@@ -98,6 +103,8 @@ pub(crate) struct Sample {
     pub(crate) targets: Vec<(u32, u32)>,
     /// Tokens of the row as it was given.
     pub(crate) length: usize,
+    /// Where it comes from; 0 for nowhere that could be looked up.
+    pub(crate) line: u64,
 }
 
 impl Sample {
@@ -114,7 +121,13 @@ impl Sample {
             ids,
             targets,
             length,
+            line: 0,
         }
+    }
+
+    /// The same, known by its line.
+    pub(crate) fn at(self, line: u64) -> Self {
+        Self { line, ..self }
     }
 
     /// # Errors
@@ -146,8 +159,9 @@ impl Sample {
                 ));
             }
         }
-        let learnt = |at: usize| row.labels.as_ref().is_none_or(|labels| labels[at] != -100);
-        Ok(Self::new(row.input_ids[..n].to_vec(), learnt))
+        Ok(Self::new(row.input_ids[..n].to_vec(), |at| {
+            row.is_learnt(at)
+        }))
     }
 }
 
@@ -192,10 +206,16 @@ mod tests {
         let path = folder.path().join("x.jsonl");
         std::fs::write(
             &path,
-            "{\"input_ids\":[1,2]}\n{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n",
+            "{\"input_ids\":[1,2]}\n\n{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n",
         )
         .unwrap();
-        assert_eq!(TrainSet::read(&path).unwrap().len(), 2);
+        let lines: Vec<u64> = TrainSet::read(&path)
+            .unwrap()
+            .rows
+            .iter()
+            .map(|(line, _)| *line)
+            .collect();
+        assert_eq!(lines, [1, 3], "a blank line is a line");
         std::fs::write(&path, "{\"input_ids\":[1,2]}\n{\"text\":1}\n").unwrap();
         let error = TrainSet::read(&path).unwrap_err().to_string();
         assert!(

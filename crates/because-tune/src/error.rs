@@ -78,7 +78,8 @@ pub enum TuneError {
     },
     /// The loss or the gradients are no longer numbers.
     #[error(
-        "step {step}: {quantity} is {value}; lower the learning rate or look at the rows of this step"
+        "step {step}: {quantity} is {value}; lower the learning rate or look at the rows of this step{}",
+        named(lines)
     )]
     NotFinite {
         /// `loss` or `gradient norm`.
@@ -87,6 +88,8 @@ pub enum TuneError {
         value: f64,
         /// The optimiser step, counted from one.
         step: u64,
+        /// The lines of the step's rows.
+        lines: Vec<u64>,
     },
     /// A checkpoint is malformed or belongs to another run.
     #[error("{}: {reason}", path.display())]
@@ -132,6 +135,18 @@ fn kept(checkpoint: Option<&Path>) -> String {
     checkpoint.map_or_else(String::new, |path| {
         format!("; {} holds everything to go on", path.display())
     })
+}
+
+/// Lines, the first of many.
+pub(crate) fn named(lines: &[u64]) -> String {
+    const SHOWN: usize = 16;
+    let shown: Vec<String> = lines.iter().take(SHOWN).map(u64::to_string).collect();
+    match lines.len() {
+        0 => String::new(),
+        1 => format!(", line {}", shown[0]),
+        2..=SHOWN => format!(", lines {}", shown.join(", ")),
+        more => format!(", lines {} and {} more", shown.join(", "), more - SHOWN),
+    }
 }
 
 impl TuneError {

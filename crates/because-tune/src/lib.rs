@@ -16,7 +16,7 @@
 //! ```
 //!
 //! In reading order: [`QwenConfig`], [`LoraConfig`] with its [`Modules`], [`TrainConfig`], [`TrainSet`], [`Trainer`] with its
-//! [`TrainEvent`]s and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and
+//! [`TrainPlan`], [`TrainEvent`]s and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and
 //! [`Decoding`]; [`Merge`], for programs that know no adapters.
 //!
 //! Everything runs in f32 on the CPU; half-precision weights are widened as they are read. Sequences of a batch lie one
@@ -30,13 +30,17 @@
 mod adapter;
 mod backprop;
 mod base;
+mod batches;
 mod chat;
 mod checkpoint;
 mod config;
 mod data;
 mod decoding;
 mod error;
+mod evaluation;
+mod full;
 mod generate;
+mod learner;
 mod lora;
 mod memory;
 mod merge;
@@ -46,13 +50,16 @@ mod optim;
 mod params;
 #[cfg(test)]
 mod parity;
+mod prepare;
 mod session;
 mod template;
 mod tiny;
 mod tokens;
 mod train_config;
 mod train_log;
+mod train_plan;
 mod trainer;
+mod training;
 mod tuned;
 mod weights;
 
@@ -60,11 +67,15 @@ pub use config::QwenConfig;
 pub use data::{TokenRow, TrainSet};
 pub use decoding::Decoding;
 pub use error::TuneError;
+pub use evaluation::Evaluation;
 pub use lora::{LoraConfig, Modules};
+pub use memory::{Checkpointing, Memory};
 pub use merge::{Merge, MergeEvent, MergeSummary, WeightType};
+pub use prepare::Skipped;
 pub use session::StepRecord;
 pub use tiny::{TinyBase, TinySummary};
 pub use train_config::TrainConfig;
 pub use train_log::{TrainEvent, TrainSummary};
+pub use train_plan::TrainPlan;
 pub use trainer::Trainer;
 pub use tuned::{Finish, Generation, Generations, TunedModel};

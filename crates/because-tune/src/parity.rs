@@ -235,7 +235,8 @@ impl Fixture {
     }
 
     fn plan(&self) -> Plan {
-        self.config().plan(self.samples().len())
+        self.config()
+            .plan(self.expected["plan"]["steps"].as_u64().unwrap())
     }
 
     /// The gradients of these batches together, by parameter.

@@ -5,13 +5,14 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::backprop::{Batch, Learn};
+use crate::batches::{Batches, by_tokens};
 use crate::data::Sample;
 use crate::error::{Result, TuneError};
 use crate::memory::Checkpointing;
 use crate::model::Qwen;
 use crate::ops::Gradients;
 use crate::optim::{AdamW, cosine_with_warmup};
-use crate::params::{Parameters, permutation};
+use crate::params::Parameters;
 
 /// One optimiser step, as a line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,7 +27,7 @@ pub struct StepRecord {
     /// Euclidean norm of all gradients before clipping.
     pub grad_norm: f64,
     /// Positions of the step's batches, each row counted as long as the longest of its batch, as other trainers count
-    /// them; padding itself is never computed here.
+    /// them; padding itself is never computed here. Batches by tokens have none anywhere, and count their tokens.
     pub tokens: u64,
     /// Tokens the loss is a mean over.
     pub supervised_tokens: u64,
@@ -35,7 +36,7 @@ pub struct StepRecord {
 }
 
 /// How a session moves; what [`crate::TrainConfig`] and the training of a tiny base have in common.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Plan {
     pub(crate) steps: u64,
     pub(crate) warmup: u64,
@@ -46,7 +47,15 @@ pub(crate) struct Plan {
     pub(crate) accumulation: usize,
     pub(crate) shuffle: bool,
     pub(crate) seed: u64,
+    pub(crate) batch_tokens: Option<usize>,
+    pub(crate) bucketing: usize,
+    /// How often each row is seen; without it rows start over for ever.
+    pub(crate) epochs: Option<u32>,
     pub(crate) checkpointing: Checkpointing,
+    /// The share of an adapter's inputs that is dropped.
+    pub(crate) dropout: f64,
+    /// Tokens of a part of a batch at most: a step's gradient does not depend on how the step is cut.
+    pub(crate) micro_tokens: Option<usize>,
 }
 
 /// A model, what of it learns, and how far it has come.
@@ -58,8 +67,14 @@ pub(crate) struct Session<'a> {
     gradients: Gradients,
     /// Positions of the last step without padding.
     pub(crate) unpadded: u64,
+    /// Whether an epoch ended with the last step.
+    pub(crate) ends_epoch: bool,
+    /// Lines of the last step's rows.
+    pub(crate) lines: Vec<u64>,
+    finished: bool,
+    /// Rows of this step that have gone through the model.
+    rows_seen: u64,
     cancel: Option<Arc<AtomicBool>>,
-    order: Option<(u64, Vec<usize>)>,
 }
 
 /// How a session ended.
@@ -83,8 +98,11 @@ impl<'a> Session<'a> {
             model,
             parameters,
             unpadded: 0,
+            ends_epoch: false,
+            lines: Vec::new(),
+            finished: false,
+            rows_seen: 0,
             cancel,
-            order: None,
         }
     }
 
@@ -92,9 +110,11 @@ impl<'a> Session<'a> {
     pub(crate) fn run(
         &mut self,
         samples: &[Sample],
-        mut after: impl FnMut(&Self, StepRecord) -> Result<()>,
+        mut after: impl FnMut(&mut Self, StepRecord) -> Result<()>,
     ) -> Result<End> {
-        while self.optimizer.step < self.plan.steps {
+        let lengths = samples.iter().map(|sample| sample.length).collect();
+        let mut batches = Batches::new(lengths, &self.plan);
+        while self.optimizer.step < self.plan.steps && !self.finished {
             if self
                 .cancel
                 .as_ref()
@@ -102,25 +122,42 @@ impl<'a> Session<'a> {
             {
                 return Ok(End::Cancelled);
             }
-            let record = self.step(samples)?;
+            let record = self.step(samples, &mut batches)?;
             after(self, record)?;
         }
         Ok(End::Done)
     }
 
-    fn step(&mut self, samples: &[Sample]) -> Result<StepRecord> {
+    /// Makes this step the last.
+    pub(crate) fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    fn step(&mut self, samples: &[Sample], batches: &mut Batches) -> Result<StepRecord> {
         let (begun, done) = (Instant::now(), self.optimizer.step);
-        let rows: Vec<usize> = self.rows(done, samples.len());
-        let batches: Vec<Vec<&Sample>> = rows
-            .chunks(self.plan.batch)
-            .map(|rows| rows.iter().map(|&row| &samples[row]).collect())
+        let width = self.plan.accumulation as u64;
+        let (first, next) = (done * width, (done + 1) * width);
+        self.ends_epoch = batches.epochs_done(next) > batches.epochs_done(first);
+        let batches: Vec<Vec<&Sample>> = (first..next)
+            .map(|batch| batches.get(batch).into_iter().map(|row| &samples[row]))
+            .map(Iterator::collect)
             .collect();
+        let rows = || batches.iter().flatten();
+        self.lines = rows()
+            .map(|row| row.line)
+            .filter(|&line| line > 0)
+            .collect();
+        self.unpadded = rows().map(|row| row.length as u64).sum();
         // Over all micro-batches together: a mean of their means would weigh short answers more.
-        let supervised: usize = rows.iter().map(|&row| samples[row].targets.len()).sum();
+        let supervised: usize = rows().map(|row| row.targets.len()).sum();
+        let limit = self.plan.micro_tokens.unwrap_or(usize::MAX);
         self.gradients.clear();
+        self.rows_seen = 0;
         let mut loss = 0.0;
         for batch in &batches {
-            loss += self.accumulate(batch, supervised as f64)?;
+            for part in by_tokens(batch, limit, |row| row.ids.len()) {
+                loss += self.accumulate(part, supervised as f64)?;
+            }
         }
         let (step, grad_norm) = (done + 1, self.gradients.clip(self.plan.clip));
         for (quantity, value) in [("loss", loss), ("gradient norm", grad_norm)] {
@@ -129,6 +166,7 @@ impl<'a> Session<'a> {
                     quantity,
                     value,
                     step,
+                    lines: std::mem::take(&mut self.lines),
                 });
             }
         }
@@ -136,7 +174,6 @@ impl<'a> Session<'a> {
             self.plan.rate * cosine_with_warmup(done, self.plan.warmup, self.plan.steps);
         self.optimizer
             .step(self.parameters.flat(), self.gradients.flat(), learning_rate)?;
-        self.unpadded = rows.iter().map(|&row| samples[row].length as u64).sum();
         let padded = |batch: &Vec<&Sample>| {
             batch.len() * batch.iter().map(|row| row.length).max().unwrap_or(0)
         };
@@ -145,7 +182,10 @@ impl<'a> Session<'a> {
             loss,
             learning_rate,
             grad_norm,
-            tokens: batches.iter().map(padded).sum::<usize>() as u64,
+            tokens: match self.plan.batch_tokens {
+                Some(_) => self.unpadded,
+                None => batches.iter().map(padded).sum::<usize>() as u64,
+            },
             supervised_tokens: supervised as u64,
             seconds: begun.elapsed().as_secs_f64(),
         })
@@ -158,7 +198,19 @@ impl<'a> Session<'a> {
             checkpointing: self.plan.checkpointing,
             gradients: &mut self.gradients,
         };
-        let loss = self.model.learn(&Batch::new(batch), &mut learn)?;
+        let batch = match self.plan.dropout {
+            0.0 => Batch::new(batch),
+            rate => {
+                // Drawn from the row's place in the step, whatever micro-batch it came in.
+                let step = self.optimizer.step;
+                let key = |place| stable_hash(&[self.plan.seed, step, place]);
+                let first = self.rows_seen;
+                self.rows_seen += batch.len() as u64;
+                let keys: Vec<u64> = (first..self.rows_seen).map(key).collect();
+                Batch::with_dropout(batch, rate, &keys)
+            }
+        };
+        let loss = self.model.learn(&batch, &mut learn)?;
         // A parameter without a gradient is out of reach of the loss, and that is never let pass: training on would leave
         // it as it is, without a word.
         let mut slots = self.parameters.slots();
@@ -171,27 +223,28 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The mean loss over all supervised tokens of some rows, taken at most so many tokens at a time. It moves nothing.
+    pub(crate) fn evaluate(&self, samples: &[Sample], at_once: usize) -> Result<f64> {
+        let supervised: usize = samples.iter().map(|sample| sample.targets.len()).sum();
+        let rows: Vec<&Sample> = samples.iter().collect();
+        let mut loss = 0.0;
+        for part in by_tokens(&rows, at_once, |row| row.ids.len()) {
+            loss += self.model.loss(&Batch::new(part))? / supervised as f64;
+        }
+        Ok(loss)
+    }
+
     #[cfg(test)]
     pub(crate) fn gradients(&self) -> &Gradients {
         &self.gradients
     }
+}
 
-    /// The rows of a step: the next ones of an endless stream of all rows, in file order or in a new order each round.
-    /// It depends on the number of the step alone, so a resumed run needs no other memory.
-    fn rows(&mut self, step: u64, count: usize) -> Vec<usize> {
-        let width = self.plan.batch * self.plan.accumulation;
-        (0..width as u64)
-            .map(|offset| {
-                let at = step * width as u64 + offset;
-                let (round, place) = (at / count as u64, (at % count as u64) as usize);
-                if !self.plan.shuffle {
-                    return place;
-                }
-                if self.order.as_ref().is_none_or(|(kept, _)| *kept != round) {
-                    self.order = Some((round, permutation(count, self.plan.seed, round)));
-                }
-                self.order.as_ref().map_or(place, |(_, order)| order[place])
-            })
-            .collect()
-    }
+/// FNV-1a over some numbers, mixed by multiplication: stable for ever.
+fn stable_hash(numbers: &[u64]) -> u64 {
+    let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

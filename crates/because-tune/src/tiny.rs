@@ -21,14 +21,13 @@ use crate::chat::Chat;
 use crate::config::QwenConfig;
 use crate::data::Sample;
 use crate::error::{Result, TuneError};
-use crate::model::Qwen;
+use crate::learner::all_learning;
 use crate::ops::values;
 use crate::params::{Parameters, generator, normal, permutation};
 use crate::session::{End, Plan, Session};
 use crate::template::CHATML;
 use crate::tokens::Vocabulary;
 use crate::train_log::TrainEvent;
-use crate::weights::Weights;
 
 /// How Qwen2.5 cuts a text into words before its byte pairs are merged, digits one by one.
 pub(crate) const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -253,7 +252,7 @@ impl TinyBase {
         on_event: &mut dyn FnMut(&TrainEvent),
     ) -> Result<(Parameters, TinySummary)> {
         let parameters = initial(config, self.seed)?;
-        let model = Qwen::new(config.clone(), Weights::from_parameters(&parameters, true));
+        let model = all_learning(config, &parameters);
         let plan = Plan {
             steps: self.steps,
             warmup: (self.steps / 20).max(1),
@@ -264,7 +263,7 @@ impl TinyBase {
             accumulation: 1,
             shuffle: true,
             seed: self.seed,
-            checkpointing: crate::memory::Checkpointing::None,
+            ..Plan::default()
         };
         let mut summary = TinySummary {
             vocab_size: 0,

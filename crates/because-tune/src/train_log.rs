@@ -2,9 +2,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use because_core::jsonl;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TuneError};
+use crate::evaluation::Evaluation;
+use crate::memory::{Checkpointing, Memory};
 use crate::session::StepRecord;
 
 /// What happens while a run goes on.
@@ -31,8 +33,35 @@ pub enum TrainEvent {
         /// Why.
         reason: String,
     },
+    /// How the run is fitted into memory.
+    Fitted {
+        /// What it is expected to take at its peak.
+        memory: Memory,
+        /// What it may take.
+        limit: Option<u64>,
+        /// Which layers are computed again.
+        checkpointing: Checkpointing,
+        /// Tokens of a part of a batch at most, where batches have to be cut.
+        micro_batch_tokens: Option<usize>,
+    },
     /// A step is done.
     Step(StepRecord),
+    /// The validation set is evaluated.
+    Evaluated(Evaluation),
+    /// Nothing has improved for as long as `patience` says: this was the last step.
+    StoppedEarly {
+        /// The last step.
+        step: u64,
+        /// The best one, whose parameters are written.
+        best_step: u64,
+        /// Its validation loss.
+        best_loss: f64,
+    },
+    /// Something that a person should look at, and that does not end the run.
+    Warning {
+        /// What, and where.
+        reason: String,
+    },
     /// A checkpoint is written.
     Checkpoint {
         /// After this step.
@@ -54,6 +83,9 @@ pub struct TrainSummary {
     pub skipped: usize,
     /// Rows that were shortened.
     pub truncated: usize,
+    /// Rows of the validation set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_rows: Option<usize>,
     /// Numbers that learnt.
     pub trainable_parameters: u64,
     /// Positions seen, padding included; see [`StepRecord::tokens`].
@@ -72,6 +104,19 @@ pub struct TrainSummary {
     pub first_loss: f64,
     /// Loss of the last step.
     pub last_loss: f64,
+    /// The step with the lowest validation loss; with a validation set it is this step's parameters that are written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_step: Option<u64>,
+    /// Its validation loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_loss: Option<f64>,
+    /// Whether `patience` ended the run.
+    pub stopped_early: bool,
+    /// Which layers were computed again.
+    pub checkpointing: Checkpointing,
+    /// Tokens of a part of a batch at most, where batches had to be cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
 }
 
 /// The log: lines of steps after the one resumed from are forgotten, since they are taken again.
@@ -82,29 +127,44 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn open(path: &Path, done: u64) -> Result<Self> {
-        let kept: Vec<StepRecord> = match done > 0 && path.is_file() {
-            true => jsonl::read(path)?
-                .filter_map(Result::ok)
-                .filter(|line: &StepRecord| line.step <= done)
-                .collect(),
+        let io = |action, error| TuneError::io(action, path, error);
+        let kept = match done > 0 && path.is_file() {
+            true => up_to(
+                done,
+                &std::fs::read(path).map_err(|error| io("read", error))?,
+            ),
             false => Vec::new(),
         };
-        jsonl::write(path, kept)?;
+        jsonl::write_atomic(path, |out| out.write_all(&kept))?;
         let file = std::fs::OpenOptions::new().append(true).open(path);
-        let file = file.map_err(|error| TuneError::io("open", path, error))?;
         Ok(Self {
             path: path.to_owned(),
-            file,
+            file: file.map_err(|error| io("open", error))?,
         })
     }
 
-    pub(crate) fn write(&mut self, record: &StepRecord) -> Result<()> {
+    /// Writes a line: a step, or an evaluation.
+    pub(crate) fn write(&mut self, record: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_vec(record).expect("a plain struct is serialisable");
         line.push(b'\n');
         self.file
             .write_all(&line)
             .map_err(|error| TuneError::io("write", &self.path, error))
     }
+}
+
+/// The lines of the steps up to this one, byte for byte: read and written again, a number could move by a last place.
+fn up_to(done: u64, log: &[u8]) -> Vec<u8> {
+    #[derive(Deserialize)]
+    struct Line {
+        step: u64,
+    }
+    log.split_inclusive(|&byte| byte == b'\n')
+        .filter(|line| line.ends_with(b"\n"))
+        .filter(|line| serde_json::from_slice::<Line>(line).is_ok_and(|line| line.step <= done))
+        .flatten()
+        .copied()
+        .collect()
 }
 
 /// `VmHWM`, which Linux keeps for every process.
@@ -119,4 +179,16 @@ pub(crate) fn peak_rss_bytes() -> Option<u64> {
         .parse::<u64>()
         .ok()
         .map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_log_keeps_whole_lines_of_steps_that_are_done_as_they_are() {
+        let log = b"{\"step\":1,\"loss\":0.30000000000000004}\n{\"step\":1,\"valid_loss\":2}\n{\"step\":2}\n{\"step\":1";
+        let second = log.windows(9).rposition(|part| part == b"{\"step\":2");
+        assert_eq!(Some(up_to(1, log).as_slice()), second.map(|at| &log[..at]));
+    }
 }

@@ -1,25 +1,28 @@
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::adapter;
 use crate::base::BaseFolder;
-use crate::chat::Chat;
-use crate::checkpoint::{self, State, Totals};
-use crate::config::QwenConfig;
-use crate::data::{Row, Sample, TrainSet};
+use crate::batches::Batches;
+use crate::checkpoint::{self, Checkpoints, State, Totals};
+use crate::data::TrainSet;
 use crate::error::{Result, TuneError};
+use crate::evaluation::History;
+use crate::full;
+use crate::learner::{Learner, check_same};
 use crate::lora::LoraConfig;
-use crate::model::Qwen;
-use crate::ops::row_squares;
+use crate::memory::{self, Fit};
 use crate::params::Parameters;
-use crate::session::{End, Session, StepRecord};
+use crate::prepare::Rows;
+use crate::session::Plan;
 use crate::train_config::TrainConfig;
-use crate::train_log::{Log, TrainEvent, TrainSummary, peak_rss_bytes};
-use crate::weights::Weights;
+use crate::train_log::{TrainEvent, TrainSummary};
+use crate::train_plan::{EFFICIENCY, TrainPlan, Work, largest, measured_rate};
+use crate::training::Training;
 
-/// Trains LoRA adapters on a base folder. The work is blocking and uses all cores; the result does not depend on them.
+/// Trains LoRA adapters on a base folder, or the whole of a small base. The work is blocking and uses all cores; the
+/// result does not depend on them.
 ///
 /// ```no_run
 /// use because_tune::{LoraConfig, TrainConfig, TrainEvent, TrainSet, Trainer};
@@ -28,10 +31,11 @@ use crate::weights::Weights;
 /// let data = TrainSet::read(Path::new("sft.train.jsonl"))?;
 /// let summary = Trainer::new(TrainConfig { max_steps: Some(100), ..TrainConfig::default() })
 ///     .lora(LoraConfig { rank: 16, alpha: 32.0, ..LoraConfig::default() })
-///     .run(Path::new("Qwen2.5-0.5B-Instruct"), &data, Path::new("adapter"), &mut |event| {
-///         if let TrainEvent::Step(record) = event {
-///             eprintln!("{}: {:.4}", record.step, record.loss);
-///         }
+///     .valid(TrainSet::read(Path::new("sft.valid.jsonl"))?)
+///     .run(Path::new("Qwen2.5-0.5B-Instruct"), &data, Path::new("adapter"), &mut |event| match event {
+///         TrainEvent::Step(record) => eprintln!("{}: {:.4}", record.step, record.loss),
+///         TrainEvent::Evaluated(seen) => eprintln!("{}: {:.4} on validation rows", seen.step, seen.loss),
+///         _ => {}
 ///     })?;
 /// assert_eq!(summary.steps, 100);
 /// # Ok::<(), because_tune::TuneError>(())
@@ -40,7 +44,9 @@ use crate::weights::Weights;
 pub struct Trainer {
     config: TrainConfig,
     lora: Option<LoraConfig>,
+    full: bool,
     init_adapter: Option<PathBuf>,
+    valid: Option<TrainSet>,
     resume: bool,
     log: Option<PathBuf>,
     cancel: Option<Arc<AtomicBool>>,
@@ -53,7 +59,9 @@ impl Trainer {
         Self {
             config,
             lora: None,
+            full: false,
             init_adapter: None,
+            valid: None,
             resume: false,
             log: None,
             cancel: None,
@@ -67,10 +75,25 @@ impl Trainer {
         self
     }
 
+    /// Trains all weights, without adapters, and writes a complete base folder: for small models, since weights,
+    /// gradients and the optimiser take 16 bytes a weight. A rate of 1e-5 is common; that of LoRA is far too high.
+    #[must_use]
+    pub fn full(mut self) -> Self {
+        self.full = true;
+        self
+    }
+
     /// Starts from the adapter in this folder, not from a drawn one.
     #[must_use]
     pub fn init_adapter(mut self, folder: impl Into<PathBuf>) -> Self {
         self.init_adapter = Some(folder.into());
+        self
+    }
+
+    /// Evaluates on these rows on the way, and writes what was best on them. Nothing is learnt from them.
+    #[must_use]
+    pub fn valid(mut self, data: TrainSet) -> Self {
+        self.valid = Some(data);
         self
     }
 
@@ -81,7 +104,7 @@ impl Trainer {
         self
     }
 
-    /// Writes each step as a line of JSON to this file.
+    /// Writes each step, and each evaluation, as a line of JSON to this file.
     #[must_use]
     pub fn log(mut self, file: impl Into<PathBuf>) -> Self {
         self.log = Some(file.into());
@@ -95,12 +118,13 @@ impl Trainer {
         self
     }
 
-    /// Trains and writes the adapter into `out`; checkpoints go into folders of their own in it. `on_event` is called on
-    /// the way.
+    /// Trains and writes the adapter, or with [`Trainer::full`] the base, into `out`; checkpoints go into folders of their
+    /// own in it. `on_event` is called on the way.
     ///
     /// # Errors
     /// When a setting, the base, a row or a checkpoint is at fault (the error says where), when nothing is left to learn,
-    /// when a loss is not a number, when the caller stopped the run, or when a file cannot be written.
+    /// when memory does not suffice, when a loss is not a number, when the caller stopped the run, or when a file cannot
+    /// be written.
     pub fn run(
         &self,
         base: &Path,
@@ -108,312 +132,307 @@ impl Trainer {
         out: &Path,
         on_event: &mut dyn FnMut(&TrainEvent),
     ) -> Result<TrainSummary> {
-        self.config.check()?;
-        let folder = BaseFolder::open(base)?;
-        let rows = self.rows(&folder, data, on_event)?;
-        let mut model = folder.model()?;
-        let start = self.start(&folder, &rows.samples, out)?;
-        start.lora.attach(&mut model, &start.parameters, true)?;
-        on_event(&TrainEvent::Started {
-            rows: rows.samples.len(),
-            skipped: rows.skipped,
-            truncated: rows.truncated,
-            steps: self.config.steps(rows.samples.len()),
-            trainable_parameters: start.parameters.elements(),
+        let mut prepared = self.prepare(base, data)?;
+        if self.full {
+            full::check_place(out, &prepared.folder)?;
+        }
+        let start = self.start(&mut prepared, out)?;
+        prepared.tell(on_event);
+        let model = prepared
+            .learner
+            .model(&prepared.folder, &start.parameters)?;
+        Training {
+            config: &self.config,
+            folder: &prepared.folder,
+            learner: &prepared.learner,
+            rows: &prepared.rows,
+            valid: prepared.valid.as_ref(),
+            plan: prepared.plan,
+            fit: prepared.fit,
+            at_once: prepared.largest,
+            out,
+            log: self.log.as_deref(),
+            cancel: self.cancel.clone(),
+        }
+        .run(&model, start, on_event)
+    }
+
+    /// What [`Trainer::run`] would do with these rows and what it would take, without doing it: rows, tokens, steps,
+    /// memory and time. It reads the rows as tokens and measures the machine for a third of a second.
+    ///
+    /// # Errors
+    /// When [`Trainer::run`] would fail before its first step.
+    pub fn plan(&self, base: &Path, data: &TrainSet) -> Result<TrainPlan> {
+        let prepared = self.prepare(base, data)?;
+        let (rows, plan, fit) = (&prepared.rows, &prepared.plan, prepared.fit);
+        let config = &prepared.folder.config;
+        let trainable = prepared.learner.trainable(config)?;
+        let work = Work::of(rows, plan);
+        let evaluation = prepared.valid.as_ref().map_or(0.0, |valid| {
+            Work::of_validation(valid).forward(config) * self.evaluations(&prepared) as f64
         });
-        self.train(&folder, &model, &rows, start, out, on_event)
+        let flops = work.training(config, trainable, fit.checkpointing) + evaluation;
+        let rate = measured_rate()?;
+        Ok(TrainPlan {
+            rows: rows.samples.len(),
+            skipped: rows.skipped.clone(),
+            truncated: rows.truncated,
+            answers_cut: rows.answers_cut,
+            valid_rows: prepared.valid.as_ref().map(|valid| valid.samples.len()),
+            longest_row: rows.lengths().into_iter().max().unwrap_or(0),
+            steps: plan.steps,
+            batches: work.batches,
+            tokens: work.padded,
+            unpadded_tokens: work.unpadded,
+            supervised_tokens: work.supervised,
+            trainable_parameters: trainable.numbers,
+            checkpointing: fit.checkpointing,
+            micro_batch_tokens: fit.micro_tokens,
+            memory: fit.memory,
+            memory_bytes: fit.memory.total(),
+            memory_limit: prepared.limit,
+            flops,
+            measured_flops_per_second: rate,
+            seconds_low: flops / (rate * EFFICIENCY.1),
+            seconds_high: flops / (rate * EFFICIENCY.0),
+        })
     }
 
-    fn train(
-        &self,
-        folder: &BaseFolder,
-        model: &Qwen,
-        rows: &Rows,
-        start: Start,
-        out: &Path,
-        on_event: &mut dyn FnMut(&TrainEvent),
-    ) -> Result<TrainSummary> {
-        let base = folder.path.display().to_string();
-        let plan = self.config.plan(rows.samples.len());
-        let (steps, decay) = (plan.steps, plan.decay);
-        let mut session = Session::new(plan, model, &start.parameters, self.cancel.clone());
-        let mut state = State {
-            step: 0,
-            steps,
-            config: self.config.clone(),
-            lora: start.lora.clone(),
-            data: start.data,
-            totals: Totals::default(),
-        };
-        if let Some((checkpoint, kept)) = &start.checkpoint {
-            session.optimizer =
-                checkpoint::read_optimizer(checkpoint, &start.parameters, kept.step, decay)?;
-            (state.step, state.totals) = (kept.step, kept.totals);
+    /// How often the validation set is looked at.
+    fn evaluations(&self, prepared: &Prepared) -> u64 {
+        let (steps, every) = (prepared.plan.steps, self.config.evaluate_every);
+        match every {
+            0 => {
+                let mut batches = Batches::new(prepared.rows.lengths(), &prepared.plan);
+                let taken = steps * prepared.plan.accumulation as u64;
+                batches.epochs_done(taken).max(1)
+            }
+            every => steps.div_ceil(every),
         }
-        let mut log = self
-            .log
+    }
+
+    /// Everything that is known before a weight is read.
+    fn prepare(&self, base: &Path, data: &TrainSet) -> Result<Prepared> {
+        let config = &self.config;
+        config.check()?;
+        self.check_together()?;
+        let folder = BaseFolder::open(base)?;
+        let rows = Rows::read(&folder, data, config, "data")?;
+        let valid = self
+            .valid
             .as_ref()
-            .map(|path| Log::open(path, state.step))
+            .map(|valid| Rows::read(&folder, valid, config, "valid"))
             .transpose()?;
-        let save = |state: &State, session: &Session<'_>| -> Result<PathBuf> {
-            checkpoint::write(out, &base, state, &start.parameters, &session.optimizer)
+        let learner = match (&self.init_adapter, self.full) {
+            (_, true) => Learner::All,
+            (Some(path), _) => {
+                let (found, _) = adapter::read(&adapter::check_folder(path)?, &folder.config)?;
+                if let Some(asked) = &self.lora {
+                    asked.check()?;
+                    check_same(asked, &found, &folder.config, path)?;
+                }
+                Learner::Lora(found)
+            }
+            _ => Learner::Lora(self.lora.clone().unwrap_or_default()),
         };
-        let end = session.run(&rows.samples, |session, record| {
-            state.step = record.step;
-            state.totals.add(&record, session.unpadded);
-            if let Some(log) = &mut log {
-                log.write(&record)?;
+        let trainable = learner.trainable(&folder.config)?;
+        let steps = match config.max_steps {
+            Some(steps) => steps,
+            None => Batches::new(rows.lengths(), &config.plan(0))
+                .count(config.epochs)
+                .div_ceil(config.accumulation as u64),
+        };
+        let mut plan = config.plan(steps);
+        let largest = largest(&rows, &plan);
+        // A fifth is left to the allocator's holes and to everybody else.
+        let left = || memory::available().map(|bytes| bytes / 5 * 4);
+        let limit = config.memory_limit.or_else(left);
+        let asked = config.checkpointing;
+        let fit = memory::fit(&folder.config, trainable, largest, asked, limit)?;
+        (plan.checkpointing, plan.micro_tokens) = (fit.checkpointing, fit.micro_tokens);
+        if let Learner::Lora(lora) = &learner {
+            if lora.dora && lora.dropout > 0.0 {
+                // PEFT drops the inputs of the frozen weight too then, which would cost its product twice.
+                let reason = "does not go with dora: set it to 0".to_owned();
+                return Err(TuneError::Setting {
+                    field: "dropout",
+                    reason,
+                });
             }
-            let step = record.step;
-            on_event(&TrainEvent::Step(record));
-            let every = self.config.checkpoint_every;
-            if every > 0 && (step.is_multiple_of(every) || step == steps) {
-                let path = save(&state, session)?;
-                on_event(&TrainEvent::Checkpoint { step, path });
-            }
-            Ok(())
-        })?;
-        if end == End::Cancelled {
-            let path = save(&state, &session)?;
-            on_event(&TrainEvent::Checkpoint {
-                step: state.step,
-                path: path.clone(),
-            });
-            return Err(TuneError::Cancelled {
-                step: state.step,
-                checkpoint: Some(path),
-            });
+            plan.dropout = lora.dropout;
         }
-        adapter::write(out, &base, &start.lora, &start.parameters)?;
-        Ok(summary(rows, &state, start.parameters.elements()))
+        Ok(Prepared {
+            trainable_parameters: trainable.numbers,
+            largest: largest.0.tokens,
+            folder,
+            rows,
+            valid,
+            learner,
+            plan,
+            fit,
+            limit,
+        })
     }
 
-    /// Every row as tokens; rows of which nothing can be learnt are told of and left out.
-    fn rows(
-        &self,
-        folder: &BaseFolder,
-        data: &TrainSet,
-        on_event: &mut dyn FnMut(&TrainEvent),
-    ) -> Result<Rows> {
-        let config = &folder.config;
-        let max_length = self.config.max_length.min(config.max_position_embeddings);
-        let chat = data
-            .has_chats()
-            .then(|| Chat::read(&folder.path, config))
-            .transpose()?;
-        let mut rows = Rows {
-            samples: Vec::new(),
-            skipped: 0,
-            truncated: 0,
+    fn check_together(&self) -> Result<()> {
+        let fault = |field, reason: &str| {
+            Err(TuneError::Setting {
+                field,
+                reason: reason.to_owned(),
+            })
         };
-        for (line, row) in &data.rows {
-            let fault = |reason: String| TuneError::Row {
-                line: *line,
-                reason,
-            };
-            let sample = match (row, &chat) {
-                (Row::Chat(example), Some(chat)) => {
-                    let encoded = chat
-                        .example(&example.messages, max_length)
-                        .map_err(|error| fault(error.to_string()))?;
-                    encoded.map(|encoded| {
-                        rows.truncated += usize::from(encoded.truncated);
-                        Sample::new(encoded.ids, |at| encoded.answer.contains(&at))
-                    })
-                }
-                (Row::Tokens(row), _) => {
-                    rows.truncated += usize::from(row.input_ids.len() > max_length);
-                    Some(Sample::from_row(row, max_length, config.vocab_size).map_err(fault)?)
-                }
-                (Row::Chat(_), None) => unreachable!("a tokenizer is read where there is a chat"),
-            };
-            match sample.filter(|sample| !sample.targets.is_empty()) {
-                Some(sample) => rows.samples.push(sample),
-                None => {
-                    rows.skipped += 1;
-                    let reason =
-                        format!("nothing of the answer is left within {max_length} tokens");
-                    tracing::warn!(line, %reason, "row skipped");
-                    on_event(&TrainEvent::Skipped {
-                        line: *line,
-                        reason,
-                    });
-                }
+        let config = &self.config;
+        if self.full && self.init_adapter.is_some() {
+            return fault("init_adapter", "does not go with training all weights");
+        }
+        if self.full && self.lora.is_some() {
+            return fault("lora", "does not go with training all weights");
+        }
+        match self.valid {
+            None if config.evaluate_every > 0 => {
+                fault("evaluate_every", "is set, but there is no validation set")
             }
+            None if config.patience.is_some() => {
+                fault("patience", "is set, but there is no validation set")
+            }
+            _ => Ok(()),
         }
-        if rows.samples.is_empty() {
-            let reason = format!(
-                "no row to learn from: {} were given, {} skipped",
-                data.len(),
-                rows.skipped
-            );
-            return Err(TuneError::Setting {
-                field: "data",
-                reason,
-            });
-        }
-        Ok(rows)
     }
 
-    /// The adapters a run begins with: a checkpoint's, an adapter's, or new ones.
-    fn start(&self, folder: &BaseFolder, samples: &[Sample], out: &Path) -> Result<Start> {
-        let data = fingerprint(samples);
-        let newest = if self.resume {
-            checkpoint::newest(out)?
-        } else {
-            None
+    /// What a run begins with: a checkpoint's parameters, an adapter's, or new ones.
+    fn start(&self, prepared: &mut Prepared, out: &Path) -> Result<Start> {
+        let keep = self.config.keep_checkpoints;
+        let data = prepared.rows.fingerprint();
+        let valid = prepared.valid.as_ref().map(Rows::fingerprint);
+        let newest = match self.resume {
+            true => checkpoint::newest(out)?,
+            false => None,
         };
+        let learner = &prepared.learner;
         if let Some(path) = newest {
             let state = checkpoint::read_state(&path)?;
-            self.check_resumable(&path, &state, &data, samples.len())?;
-            let (lora, parameters) = adapter::read(&path, &folder.config)?;
-            self.check_same_lora(&lora, &folder.config, &path)?;
+            self.check_resumable(&path, &state, prepared, (&data, valid.as_ref()))?;
+            let parameters = learner.read(&path, &prepared.folder.config)?;
+            let decay = prepared.plan.decay;
+            let optimizer = checkpoint::read_optimizer(&path, &parameters, state.step, decay)?;
+            prepared.plan.micro_tokens = state.micro_tokens;
             return Ok(Start {
-                lora,
+                checkpoints: Checkpoints::resumed(out, keep, &state)?,
                 parameters,
-                data,
-                checkpoint: Some((path, state)),
+                optimizer: Some(optimizer),
+                state,
             });
         }
-        let (lora, parameters) = match &self.init_adapter {
-            Some(path) => {
-                let (lora, parameters) =
-                    adapter::read(&adapter::check_folder(path)?, &folder.config)?;
-                self.check_same_lora(&lora, &folder.config, path)?;
-                (lora, parameters)
-            }
-            None => {
-                let lora = self.lora.clone().unwrap_or_default();
-                let weights = RefCell::new(None);
-                let norms = |path: &str| {
-                    let mut weights = weights.borrow_mut();
-                    let weights = match &mut *weights {
-                        Some(read) => read,
-                        none => none.insert(Weights::read(&folder.path, &folder.config)?),
-                    };
-                    let squares = row_squares(&weights.matrix(&format!("{path}.weight")))?;
-                    Ok(squares.iter().map(|square| square.sqrt() as f32).collect())
-                };
-                let parameters = lora.initial(&folder.config, self.config.seed, &norms)?;
-                (lora, parameters)
-            }
+        let parameters = match &self.init_adapter {
+            Some(path) => adapter::read(path, &prepared.folder.config)?.1,
+            None => learner.initial(&prepared.folder, self.config.seed)?,
+        };
+        let state = State {
+            step: 0,
+            steps: prepared.plan.steps,
+            config: self.config.clone(),
+            lora: match learner {
+                Learner::Lora(lora) => Some(lora.clone()),
+                Learner::All => None,
+            },
+            data,
+            valid,
+            micro_tokens: prepared.plan.micro_tokens,
+            evaluations: History::default(),
+            totals: Totals::default(),
         };
         Ok(Start {
-            lora,
+            checkpoints: Checkpoints::new(out, keep),
             parameters,
-            data,
-            checkpoint: None,
+            optimizer: None,
+            state,
         })
     }
 
-    fn check_same_lora(&self, found: &LoraConfig, config: &QwenConfig, path: &Path) -> Result<()> {
-        let Some(asked) = &self.lora else {
-            return Ok(());
-        };
-        if asked.agrees_with(found, config)? {
-            return Ok(());
-        }
-        let reason = format!("was made with {found:?}, but {asked:?} is asked for");
-        Err(TuneError::Adapter {
-            path: path.to_owned(),
-            reason,
-        })
-    }
-
-    fn check_resumable(&self, path: &Path, state: &State, data: &str, rows: usize) -> Result<()> {
+    fn check_resumable(
+        &self,
+        path: &Path,
+        state: &State,
+        prepared: &Prepared,
+        (data, valid): (&String, Option<&String>),
+    ) -> Result<()> {
         let fault = |reason: &str| {
             Err(TuneError::Checkpoint {
                 path: path.to_owned(),
                 reason: reason.to_owned(),
             })
         };
-        // How often checkpoints are written changes nothing about what is learnt. Both sides went
-        // through a text, which may move a number by a last place.
-        let same = TrainConfig {
-            checkpoint_every: self.config.checkpoint_every,
-            ..state.config.clone()
-        };
-        if same != self.config.read_back() || state.steps != self.config.steps(rows) {
+        let same_learner = matches!(prepared.learner, Learner::Lora(_)) == state.lora.is_some();
+        if !self.config.continues(&state.config)
+            || !same_learner
+            || state.steps != prepared.plan.steps
+        {
             return fault(
                 "belongs to a run with other settings; resume with the same ones or train into another folder",
             );
         }
-        if state.data != data {
+        if state.data != *data {
             return fault(
                 "belongs to a run on other rows; resume with the same ones or train into another folder",
+            );
+        }
+        if state.valid.as_ref() != valid {
+            return fault(
+                "belongs to a run with another validation set; resume with the same one or train into another folder",
             );
         }
         Ok(())
     }
 }
 
-struct Rows {
-    samples: Vec<Sample>,
-    skipped: usize,
-    truncated: usize,
+/// What is known before a weight is read.
+struct Prepared {
+    folder: BaseFolder,
+    rows: Rows,
+    valid: Option<Rows>,
+    learner: Learner,
+    plan: Plan,
+    fit: Fit,
+    limit: Option<u64>,
+    trainable_parameters: u64,
+    /// Tokens of the largest batch.
+    largest: usize,
 }
 
-struct Start {
-    lora: LoraConfig,
-    parameters: Parameters,
-    data: String,
-    checkpoint: Option<(PathBuf, State)>,
-}
-
-impl Totals {
-    fn add(&mut self, record: &StepRecord, unpadded: u64) {
-        if self.tokens == 0 {
-            self.first_loss = record.loss;
+impl Prepared {
+    fn tell(&self, on_event: &mut dyn FnMut(&TrainEvent)) {
+        for row in &self.rows.skipped {
+            on_event(&TrainEvent::Skipped {
+                line: row.line,
+                reason: row.reason.clone(),
+            });
         }
-        self.tokens += record.tokens;
-        self.unpadded_tokens += unpadded;
-        self.supervised_tokens += record.supervised_tokens;
-        self.seconds += record.seconds;
-        self.last_loss = record.loss;
-    }
-}
-
-fn summary(rows: &Rows, state: &State, trainable_parameters: u64) -> TrainSummary {
-    let totals = state.totals;
-    let rate = |tokens: u64| {
-        if totals.seconds > 0.0 {
-            tokens as f64 / totals.seconds
-        } else {
-            0.0
+        for row in self.valid.iter().flat_map(|valid| &valid.skipped) {
+            on_event(&TrainEvent::Warning {
+                reason: format!("validation set, line {}: {}", row.line, row.reason),
+            });
         }
-    };
-    TrainSummary {
-        steps: state.step,
-        rows: rows.samples.len(),
-        skipped: rows.skipped,
-        truncated: rows.truncated,
-        trainable_parameters,
-        tokens: totals.tokens,
-        supervised_tokens: totals.supervised_tokens,
-        seconds: totals.seconds,
-        tokens_per_second: rate(totals.tokens),
-        unpadded_tokens_per_second: rate(totals.unpadded_tokens),
-        peak_rss_bytes: peak_rss_bytes(),
-        first_loss: totals.first_loss,
-        last_loss: totals.last_loss,
-    }
-}
-
-/// FNV-1a over all tokens and targets: enough to notice that the rows are other ones.
-fn fingerprint(samples: &[Sample]) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut eat = |number: u32| {
-        for byte in number.to_le_bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    for sample in samples {
-        eat(sample.ids.len() as u32);
-        sample.ids.iter().for_each(|&id| eat(id));
-        sample.targets.iter().for_each(|&(at, id)| {
-            eat(at);
-            eat(id);
+        on_event(&TrainEvent::Started {
+            rows: self.rows.samples.len(),
+            skipped: self.rows.skipped.len(),
+            truncated: self.rows.truncated,
+            steps: self.plan.steps,
+            trainable_parameters: self.trainable_parameters,
+        });
+        on_event(&TrainEvent::Fitted {
+            memory: self.fit.memory,
+            limit: self.limit,
+            checkpointing: self.plan.checkpointing,
+            micro_batch_tokens: self.plan.micro_tokens,
         });
     }
-    format!("{hash:016x}")
+}
+
+/// What a run begins with.
+pub(crate) struct Start {
+    pub(crate) state: State,
+    pub(crate) parameters: Parameters,
+    /// Of a run that goes on.
+    pub(crate) optimizer: Option<crate::optim::AdamW>,
+    pub(crate) checkpoints: Checkpoints,
 }

@@ -1,6 +1,9 @@
 //! The crate from outside: bases, adapters, runs and answers.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+#[path = "it/training.rs"]
+mod training;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

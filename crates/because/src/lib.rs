@@ -77,7 +77,7 @@ pub use because_tune as tune;
 pub use error::{Error, Fault, Result};
 pub use pipeline::{Event, Pairs, Pipeline, StageReport, StageStatus};
 #[cfg(feature = "tune")]
-pub use pipeline::{Explained, base_of};
+pub use pipeline::{Explained, base_of, training_event};
 pub use settings::{
     ContrastSettings, EvaluateSettings, LlmSettings, ProfileSettings, Settings, TrainSettings,
 };

@@ -18,7 +18,7 @@ use crate::{Result, Settings};
 
 pub use contrast::Pairs;
 #[cfg(feature = "tune")]
-pub use tune::{Explained, base_of};
+pub use tune::{Explained, base_of, training_event};
 
 /// The stages of an experiment over one project directory, each a method, and [`Pipeline::run`] for all of them in order.
 ///
@@ -69,6 +69,26 @@ pub enum Event<'a> {
         total: usize,
         /// The mean loss of the step, in nats a supervised token.
         loss: f64,
+        /// How fast the step was.
+        tokens_per_second: f64,
+    },
+    /// The validation set is evaluated.
+    Evaluated {
+        /// What is trained.
+        what: &'a str,
+        /// After this step.
+        step: usize,
+        /// The mean loss, in nats a supervised token.
+        loss: f64,
+        /// Whether it has never been as low.
+        best: bool,
+    },
+    /// Something worth a line.
+    Note {
+        /// What it is about.
+        what: &'a str,
+        /// What happened.
+        text: String,
     },
     /// A stage has ended.
     End(&'a StageReport),

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use because_contrast::Contrast;
@@ -157,8 +158,13 @@ pub struct TrainSettings {
     pub max_steps: Option<u64>,
     /// Times that every example is seen, where `max_steps` does not say otherwise.
     pub epochs: u32,
-    /// Examples in a step.
+    /// Examples at once.
     pub batch_size: usize,
+    /// Tokens at once, in place of a number of examples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_tokens: Option<usize>,
+    /// Batches at a time within which examples are sorted by length, so that those of like length come together; 0 for none.
+    pub bucketing: usize,
     /// Batches whose gradients are added up before a step.
     pub accumulation: usize,
     /// The highest learning rate, reached after the warm-up. Where it is not said: 2e-4, common for LoRA on Qwen2.5, or 3e-3
@@ -174,12 +180,53 @@ pub struct TrainSettings {
     pub alpha: f64,
     /// The linear layers that get an adapter.
     pub target_modules: Vec<String>,
-    /// Tokens of an example at most.
+    /// The share of inputs dropped on the way into an adapter while training.
+    pub dropout: f64,
+    /// Learn the length of each row of a weight apart from its direction (DoRA).
+    pub dora: bool,
+    /// Scale by the root of the rank in place of the rank (rsLoRA).
+    pub rslora: bool,
+    /// Tokens of an example at most: the end of the longest text of its prompt goes first, its answer last.
     pub max_length: usize,
+    /// Steps between two evaluations on `sft.valid.jsonl`; with 0 at the end of each epoch. What was best there is kept.
+    pub evaluate_every: u64,
+    /// Ends training after so many evaluations in a row without an improvement; never where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u32>,
+    /// What the loss must be lower by to be an improvement.
+    pub min_delta: f64,
+    /// Which layers are computed again in the backward pass to save memory: `auto`, `none`, `all`, or one of every so many.
+    #[serde(deserialize_with = "word_or_number")]
+    pub checkpointing: String,
+    /// Bytes that training may take; 80 % of what is left where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<u64>,
     /// Steps between two checkpoints from which a run that was killed goes on.
     pub checkpoint_every: u64,
+    /// How many of the newest checkpoints stay while training goes on.
+    pub keep_checkpoints: usize,
     /// Steps in which `tiny`'s own weights are made; not used with another base.
     pub tiny_steps: u64,
+    /// Other ranks for some layers, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Other values of `alpha` for some layers, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub alpha_pattern: BTreeMap<String, f64>,
+}
+
+/// A setting that is a word or a number, as a text.
+fn word_or_number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Number(u64),
+        Word(String),
+    }
+    Ok(match Given::deserialize(from)? {
+        Given::Number(number) => number.to_string(),
+        Given::Word(word) => word,
+    })
 }
 
 impl Default for TrainSettings {
@@ -189,6 +236,8 @@ impl Default for TrainSettings {
             max_steps: None,
             epochs: 3,
             batch_size: 8,
+            batch_tokens: None,
+            bucketing: 0,
             accumulation: 1,
             learning_rate: None,
             warmup_steps: None,
@@ -205,9 +254,20 @@ impl Default for TrainSettings {
             ]
             .map(str::to_owned)
             .to_vec(),
+            dropout: 0.0,
+            dora: false,
+            rslora: false,
             max_length: 1024,
+            evaluate_every: 0,
+            patience: None,
+            min_delta: 0.0,
+            checkpointing: "auto".into(),
+            memory_limit: None,
             checkpoint_every: 50,
+            keep_checkpoints: 1,
             tiny_steps: 300,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
         }
     }
 }
@@ -218,6 +278,13 @@ impl TrainSettings {
     pub fn learning_rate(&self) -> f64 {
         self.learning_rate
             .unwrap_or(if self.base == "tiny" { 3e-3 } else { 2e-4 })
+    }
+
+    /// The same where all weights learn, which bear far less: 1e-5, or 1e-3 for `tiny`.
+    #[must_use]
+    pub fn full_learning_rate(&self) -> f64 {
+        self.learning_rate
+            .unwrap_or(if self.base == "tiny" { 1e-3 } else { 1e-5 })
     }
 }
 
@@ -236,12 +303,32 @@ impl EvaluateSettings {
 #[cfg(feature = "tune")]
 impl TrainSettings {
     /// The trainer's own settings.
-    #[must_use]
-    pub fn config(&self, seed: u64) -> because_tune::TrainConfig {
-        because_tune::TrainConfig {
+    ///
+    /// # Errors
+    /// When `checkpointing` is none of what it may be.
+    pub fn config(&self, seed: u64) -> Result<because_tune::TrainConfig> {
+        let checkpointing = match self.checkpointing.as_str() {
+            "auto" => None,
+            said => Some(
+                said.parse()
+                    .map_err(|reason| because_tune::TuneError::Setting {
+                        field: "checkpointing",
+                        reason,
+                    })?,
+            ),
+        };
+        Ok(because_tune::TrainConfig {
             epochs: self.epochs,
             max_steps: self.max_steps,
             batch_size: self.batch_size,
+            batch_tokens: self.batch_tokens,
+            bucketing: self.bucketing,
+            evaluate_every: self.evaluate_every,
+            patience: self.patience,
+            min_delta: self.min_delta,
+            checkpointing,
+            memory_limit: self.memory_limit,
+            keep_checkpoints: self.keep_checkpoints,
             accumulation: self.accumulation,
             learning_rate: self.learning_rate(),
             warmup_steps: self.warmup_steps,
@@ -249,7 +336,7 @@ impl TrainSettings {
             checkpoint_every: self.checkpoint_every,
             seed,
             ..because_tune::TrainConfig::default()
-        }
+        })
     }
 
     /// How the adapter looks.
@@ -259,6 +346,11 @@ impl TrainSettings {
             rank: self.rank,
             alpha: self.alpha,
             target_modules: self.target_modules.clone().into(),
+            dropout: self.dropout,
+            rslora: self.rslora,
+            dora: self.dora,
+            rank_pattern: self.rank_pattern.clone(),
+            alpha_pattern: self.alpha_pattern.clone(),
             ..because_tune::LoraConfig::default()
         }
     }
@@ -333,5 +425,45 @@ impl std::str::FromStr for Settings {
             path,
             source: Box::new(source),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_of_training_comes_back_from_its_file() {
+        let text = "[train]\nbatch_tokens = 4096\nbucketing = 8\ncheckpointing = 4\npatience = 3\n\
+                    memory_limit = 8000000000\n[train.rank_pattern]\ndown_proj = 16\n";
+        let settings: Settings = text.parse().unwrap();
+        assert_eq!(settings.train.checkpointing, "4");
+        assert_eq!(settings.train.rank_pattern["down_proj"], 16);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("because.toml");
+        settings.save(&path).unwrap();
+        let mut read = Settings::load(&path).unwrap();
+        read.train.learning_rate = None;
+        assert_eq!(read, settings);
+    }
+
+    #[cfg(feature = "tune")]
+    #[test]
+    fn checkpointing_is_one_of_its_words_or_a_number() {
+        let of = |text: &str| {
+            let settings: Settings = format!("[train]\ncheckpointing = {text}").parse().unwrap();
+            settings.train.config(0).map(|config| config.checkpointing)
+        };
+        assert_eq!(of("\"auto\"").unwrap(), None);
+        assert_eq!(
+            of("3").unwrap(),
+            Some(because_tune::Checkpointing::Every(3))
+        );
+        assert!(
+            of("\"some\"")
+                .unwrap_err()
+                .to_string()
+                .contains("checkpointing: \"some\"")
+        );
     }
 }

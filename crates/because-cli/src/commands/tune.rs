@@ -2,12 +2,12 @@ use std::path::{Path, PathBuf};
 
 use because::core::{Message, SftExample, Split, jsonl};
 use because::llm::Stop;
-use because::tune::{Decoding, TinyBase, TrainEvent, TrainSet, Trainer, TunedModel};
-use because::{Event, Pipeline, Result};
+use because::tune::{Decoding, TinyBase, TrainEvent, TrainPlan, TrainSet, Trainer, TunedModel};
+use because::{Pipeline, Result, training_event};
 
 use super::{print_stages, said, set, watched};
 use crate::args::{Explain, Generate, Run, Train, Tuning};
-use crate::output::Output;
+use crate::output::{Output, bytes, table};
 use crate::progress::Progress;
 
 pub(super) async fn run(args: Run, output: &Output, stop: &Stop) -> Result<()> {
@@ -44,7 +44,7 @@ pub(super) async fn train(args: Train, output: &Output, stop: &Stop) -> Result<(
             stop,
         )
     };
-    args.tuning.apply(&mut pipeline);
+    args.tuning.clone().apply(&mut pipeline);
     set(&mut pipeline.settings_mut().seed, args.seed);
     pipeline.settings_mut().contrast.include_rejected |= args.include_rejected;
 
@@ -59,42 +59,159 @@ pub(super) async fn train(args: Train, output: &Output, stop: &Stop) -> Result<(
         args.data.clone()
     };
     let data = TrainSet::read(&data_path)?;
-    let out = args.out.clone().unwrap_or_else(|| root.join("adapter"));
-    if is_tiny {
+    let name = if args.full { "model" } else { "adapter" };
+    let out = args.out.clone().unwrap_or_else(|| root.join(name));
+    // A dry run's stand-in for `tiny` is gone when it is over.
+    let mut draft = None;
+    if is_tiny && args.dry_run {
+        let folder = tempfile::tempdir()
+            .map_err(|error| because::core::Error::io("create", "a temporary folder", error))?;
+        if is_project {
+            pipeline.draft_base(folder.path())?;
+        } else {
+            tiny(&pipeline, &data_path, stop)?.steps(1).build(
+                Vec::new(),
+                folder.path(),
+                &mut |_| {},
+            )?;
+        }
+        base = folder.path().to_owned();
+        draft = Some(folder);
+    } else if is_tiny {
         base = if is_project {
             pipeline.tiny_base().await?;
             root.join("base.tiny")
         } else {
             let folder = out.with_file_name("base.tiny");
-            let settings = pipeline.settings();
             let mut shown = shown("base", &progress);
-            TinyBase::new()
-                .seed(settings.seed)
-                .steps(settings.train.tiny_steps)
-                .examples(jsonl::read_all::<SftExample>(&data_path)?)
-                .cancel(stop.flag())
+            tiny(&pipeline, &data_path, stop)?
+                .steps(pipeline.settings().train.tiny_steps)
                 .build(Vec::new(), &folder, &mut shown)?;
             folder
         };
     }
-    let settings = &pipeline.settings().train;
-    let mut config = settings.config(pipeline.settings().seed);
-    config.shuffle = !args.no_shuffle;
-    let mut trainer = Trainer::new(config).resume(args.resume).cancel(stop.flag());
-    trainer = match args.init_adapter {
-        Some(adapter) => trainer.init_adapter(adapter),
-        None => trainer.lora(settings.lora()),
-    };
-    if let Some(log) = args.log {
-        trainer = trainer.log(log);
+    let trainer = trainer(&args, &pipeline, is_project)?.cancel(stop.flag());
+    if args.dry_run {
+        let plan = trainer.plan(&base, &data)?;
+        progress.finish();
+        output.result(&plan, || planned(&plan));
+        drop(draft);
+        return Ok(());
     }
-    let summary = trainer.run(&base, &data, &out, &mut shown("adapter", &progress));
+    let summary = trainer.run(&base, &data, &out, &mut shown(name, &progress));
     progress.finish();
     let summary = serde_json::to_value(summary?).unwrap_or_default();
     output.result(&summary, || {
         format!("{}: {}", out.display(), said(&summary))
     });
     Ok(())
+}
+
+/// A `tiny` base made from a file of examples alone.
+fn tiny(pipeline: &Pipeline, data: &Path, stop: &Stop) -> Result<TinyBase> {
+    Ok(TinyBase::new()
+        .seed(pipeline.settings().seed)
+        .examples(jsonl::read_all::<SftExample>(data)?)
+        .cancel(stop.flag()))
+}
+
+/// The run that was asked for.
+fn trainer(args: &Train, pipeline: &Pipeline, is_project: bool) -> Result<Trainer> {
+    let settings = &pipeline.settings().train;
+    let mut config = settings.config(pipeline.settings().seed)?;
+    config.shuffle = !args.no_shuffle;
+    if args.full {
+        config.learning_rate = settings.full_learning_rate();
+    }
+    let valid = match &args.eval_data {
+        Some(path) => Some(TrainSet::read(path)?),
+        None if is_project => pipeline.valid_set()?,
+        None => None,
+    };
+    let mut trainer = Trainer::new(config).resume(args.resume);
+    trainer = match &args.init_adapter {
+        _ if args.full => trainer.full(),
+        Some(adapter) => trainer.init_adapter(adapter),
+        None => trainer.lora(settings.lora()),
+    };
+    if let Some(valid) = valid {
+        trainer = trainer.valid(valid);
+    }
+    if let Some(log) = &args.log {
+        trainer = trainer.log(log);
+    }
+    Ok(trainer)
+}
+
+/// A dry run for a person.
+fn planned(plan: &TrainPlan) -> String {
+    let mut rows = vec![
+        ("examples", plan.rows.to_string()),
+        ("left out", plan.skipped.len().to_string()),
+        (
+            "shortened",
+            format!("{} ({} in their answers)", plan.truncated, plan.answers_cut),
+        ),
+    ];
+    if let Some(valid) = plan.valid_rows {
+        rows.push(("validation examples", valid.to_string()));
+    }
+    let cut = plan.micro_batch_tokens.map_or_else(String::new, |tokens| {
+        format!(", batches in parts of {tokens} tokens")
+    });
+    let memory = plan.memory;
+    rows.extend([
+        ("longest example", format!("{} tokens", plan.longest_row)),
+        ("steps", plan.steps.to_string()),
+        (
+            "tokens",
+            format!(
+                "{} ({} with padding, which is not computed)",
+                plan.unpadded_tokens, plan.tokens
+            ),
+        ),
+        ("tokens to learn", plan.supervised_tokens.to_string()),
+        (
+            "trainable parameters",
+            plan.trainable_parameters.to_string(),
+        ),
+        ("checkpointing", format!("{}{cut}", plan.checkpointing)),
+        (
+            "memory",
+            format!(
+                "{} (weights {}, trainable {}, activations {}, output {}){}",
+                bytes(plan.memory_bytes),
+                bytes(memory.weights),
+                bytes(memory.trainable),
+                bytes(memory.activations),
+                bytes(memory.output),
+                plan.memory_limit
+                    .map_or_else(String::new, |limit| format!(" of {}", bytes(limit)))
+            ),
+        ),
+        (
+            "time",
+            format!(
+                "{} to {} (this machine multiplies matrices at {:.0} GFLOP/s)",
+                duration(plan.seconds_low),
+                duration(plan.seconds_high),
+                plan.measured_flops_per_second / 1e9
+            ),
+        ),
+    ]);
+    let mut text = table(&rows);
+    for row in &plan.skipped {
+        text += &format!("line {} is left out: {}\n", row.line, row.reason);
+    }
+    text
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        ..90.0 => format!("{seconds:.0} s"),
+        90.0..5400.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
 }
 
 pub(super) fn generate(args: &Generate, output: &Output) -> Result<()> {
@@ -179,17 +296,13 @@ fn folder_of(file: &Path) -> PathBuf {
 /// Shows training on the progress bar.
 fn shown<'a>(what: &'a str, progress: &'a Progress) -> impl FnMut(&TrainEvent) + 'a {
     let mut total = 0;
-    move |event| match event {
-        TrainEvent::Started { steps, .. } => total = *steps as usize,
-        TrainEvent::Step(record) => {
-            progress.show(&Event::Loss {
-                what,
-                step: record.step as usize,
-                total,
-                loss: record.loss,
-            });
+    move |event| {
+        if let TrainEvent::Started { steps, .. } = event {
+            total = *steps as usize;
         }
-        _ => {}
+        if let Some(event) = training_event(what, total, event) {
+            progress.show(&event);
+        }
     }
 }
 
@@ -200,6 +313,20 @@ impl Tuning {
         train.max_steps = self.max_steps.or(train.max_steps);
         set(&mut train.epochs, self.epochs);
         set(&mut train.batch_size, self.batch_size);
+        train.batch_tokens = self.batch_tokens.or(train.batch_tokens);
+        set(&mut train.bucketing, self.bucketing);
+        set(&mut train.dropout, self.dropout);
+        train.dora |= self.dora;
+        train.rslora |= self.rslora;
+        train.rank_pattern.extend(self.rank_pattern);
+        train.alpha_pattern.extend(self.alpha_pattern);
+        set(&mut train.evaluate_every, self.evaluate_every);
+        train.patience = self.patience.or(train.patience);
+        set(&mut train.min_delta, self.min_delta);
+        set(&mut train.checkpointing, self.checkpointing);
+        train.memory_limit = self.memory_limit.or(train.memory_limit);
+        set(&mut train.checkpoint_every, self.checkpoint_every);
+        set(&mut train.keep_checkpoints, self.keep_checkpoints);
         set(&mut train.accumulation, self.accumulation);
         train.learning_rate = self.learning_rate.or(train.learning_rate);
         train.warmup_steps = self.warmup_steps.or(train.warmup_steps);

@@ -61,10 +61,12 @@ fn world(dtype: Dtype, shards: usize) -> tempfile::TempDir {
     let lora = LoraConfig {
         rank: 4,
         alpha: 8.0,
-        target_modules: vec!["q_proj".into(), "v_proj".into(), "down_proj".into()],
+        target_modules: ["q_proj", "v_proj", "down_proj"].into(),
         ..LoraConfig::default()
     };
-    let parameters = lora.initial(&config, 5).unwrap();
+    let parameters = lora
+        .initial(&config, 5, &|_| unreachable!("only DoRA asks for norms"))
+        .unwrap();
     let with_b = Parameters::new(parameters.iter().map(|(name, variable)| {
         let count = variable.elem_count();
         let values = normal(&mut generator(2, name), count, 0.2);

@@ -36,7 +36,7 @@ impl Pipeline {
             ]
             .map(|name| project.path(name)),
         );
-        inputs.push(self.losses_path());
+        inputs.extend([self.losses_path(), self.valid_losses_path()]);
         let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
         let title = project
             .root()
@@ -56,6 +56,10 @@ impl Pipeline {
             let losses = self.losses_path();
             if losses.exists() {
                 let mut summary = TrainingSummary::new(jsonl::read_all::<LossPoint>(&losses)?);
+                let valid = self.valid_losses_path();
+                if valid.exists() {
+                    summary.valid_losses = jsonl::read_all(&valid)?;
+                }
                 summary.examples = Some(
                     jsonl::read_all::<serde::de::IgnoredAny>(&project.sft_path(Split::Train))?
                         .len(),
@@ -157,5 +161,10 @@ impl Pipeline {
     /// The loss of every step of the adapter, without the times that `train.log.jsonl` has.
     pub(super) fn losses_path(&self) -> PathBuf {
         self.project.path("losses.jsonl")
+    }
+
+    /// The same of the validation set, where there is one.
+    pub(super) fn valid_losses_path(&self) -> PathBuf {
+        self.project.path("losses.valid.jsonl")
     }
 }

@@ -3,8 +3,8 @@ use std::path::{Path, PathBuf};
 use because_contrast::StudentPrompt;
 use because_core::{ItemId, Node, Prediction, SftExample, Split, UserId, jsonl};
 use because_eval::{Evidence, LossPoint, evidence};
-use because_tune::{TinyBase, TrainEvent, TrainSet, Trainer, TunedModel};
-use serde::Serialize;
+use because_tune::{TinyBase, TrainConfig, TrainEvent, TrainSet, Trainer, TunedModel};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Event, Pipeline, StageReport};
@@ -200,21 +200,9 @@ impl Pipeline {
         let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
         let depends = json!([self.settings.seed, self.settings.train.tiny_steps]);
         let make = async |_| {
-            let mut texts = Vec::new();
-            for layer in 0..layers {
-                texts.extend(
-                    project
-                        .profiles(layer)?
-                        .records()
-                        .map(|record| record.profile.summary.clone()),
-                );
-            }
-            let tiny = TinyBase::new()
-                .seed(self.settings.seed)
-                .steps(self.settings.train.tiny_steps)
-                .examples(self.chats_about_profiles()?)
-                .cancel(self.stop.flag());
+            let tiny = self.tiny()?.steps(self.settings.train.tiny_steps);
             let mut steps = Steps::new("base", &*self.events);
+            let texts = self.summaries()?;
             let summary = tiny.build(texts, &folder, &mut |event| steps.show(event))?;
             let files = [
                 "config.json",
@@ -228,6 +216,51 @@ impl Pipeline {
             ))
         };
         self.stage("base", &depends, &inputs, make).await
+    }
+
+    /// Makes a stand-in for the `tiny` base in another folder, for a dry run: of the same shape and with the same tokenizer,
+    /// its weights hardly trained.
+    ///
+    /// # Errors
+    /// As [`Pipeline::tiny_base`].
+    pub fn draft_base(&self, folder: &Path) -> Result<()> {
+        let tiny = self.tiny()?.steps(1);
+        tiny.build(self.summaries()?, folder, &mut |_| {})?;
+        Ok(())
+    }
+
+    fn tiny(&self) -> Result<TinyBase> {
+        Ok(TinyBase::new()
+            .seed(self.settings.seed)
+            .examples(self.chats_about_profiles()?)
+            .cancel(self.stop.flag()))
+    }
+
+    /// The texts of all profiles, layer by layer.
+    fn summaries(&self) -> Result<Vec<String>> {
+        let layers = self.project.last_layer().map_or(0, |last| last + 1);
+        let mut texts = Vec::new();
+        for layer in 0..layers {
+            texts.extend(
+                self.project
+                    .profiles(layer)?
+                    .records()
+                    .map(|record| record.profile.summary.clone()),
+            );
+        }
+        Ok(texts)
+    }
+
+    /// The validation examples, if the project has any.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn valid_set(&self) -> Result<Option<TrainSet>> {
+        let path = self.project.sft_path(Split::Valid);
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(TrainSet::read(&path)?).filter(|set| !set.is_empty()))
     }
 
     /// The questions of the train examples, each answered with the item's own profile: they teach a base the form of a chat
@@ -258,16 +291,20 @@ impl Pipeline {
             }
             .into());
         }
-        let (config, lora) = (
-            self.settings.train.config(self.settings.seed),
-            self.settings.train.lora(),
-        );
+        let valid = self.valid_set()?;
+        let valid_path = project_valid(&self.project, valid.as_ref());
+        let mut config = self.settings.train.config(self.settings.seed)?;
+        if valid.is_none() {
+            without_validation(&mut config);
+        }
+        let lora = self.settings.train.lora();
         let depends = json!([self.settings.train.base, config, lora]);
         let [config_file, tokenizer] =
             ["config.json", "tokenizer.json"].map(|name| base.join(name));
         let weights = self.project.path("base.tiny/model.safetensors");
         // A checkpoint of somebody else's may be 15 GB: it is known by its path and configuration.
         let mut inputs = vec![data_path.as_path(), &config_file, &tokenizer];
+        inputs.extend(valid_path.as_deref());
         if self.settings.train.base == "tiny" {
             inputs.push(&weights);
         }
@@ -279,19 +316,108 @@ impl Pipeline {
             let data = TrainSet::read(&data_path)?;
             let log = self.project.path("train.log.jsonl");
             let trainer = Trainer::new(config.clone()).lora(lora.clone());
-            let trainer = trainer.resume(goes_on).log(&log).cancel(self.stop.flag());
+            let mut trainer = trainer.resume(goes_on).log(&log).cancel(self.stop.flag());
+            if let Some(valid) = valid {
+                trainer = trainer.valid(valid);
+            }
             let mut steps = Steps::new("adapter", &*self.events);
             let summary = trainer.run(&base, &data, &out, &mut |event| steps.show(event))?;
             remove_checkpoints(&out)?;
-            let losses: Vec<LossPoint> = jsonl::read_all(&log)?;
-            jsonl::write(&self.losses_path(), &losses)?;
             let mut files = ["adapter_config.json", "adapter_model.safetensors"]
                 .map(|name| out.join(name))
                 .to_vec();
-            files.push(self.losses_path());
+            files.extend(self.write_losses(&log)?);
             Ok((serde_json::to_value(&summary).unwrap_or_default(), files))
         };
         self.stage("train", &depends, &inputs, train).await
+    }
+}
+
+impl Pipeline {
+    /// Takes the losses out of a training log, without times, into files of their own, and names these.
+    fn write_losses(&self, log: &Path) -> Result<Vec<PathBuf>> {
+        let (mut losses, mut valid) = (Vec::new(), Vec::new());
+        for line in jsonl::read_all::<LogLine>(log)? {
+            let step = line.step;
+            losses.extend(line.loss.map(|loss| LossPoint { step, loss }));
+            valid.extend(line.valid_loss.map(|loss| LossPoint { step, loss }));
+        }
+        let mut files = vec![self.losses_path()];
+        jsonl::write(&files[0], &losses)?;
+        let path = self.valid_losses_path();
+        if !valid.is_empty() {
+            jsonl::write(&path, &valid)?;
+            files.push(path);
+        } else if path.exists() {
+            std::fs::remove_file(&path)
+                .map_err(|source| because_core::Error::io("remove", &path, source))?;
+        }
+        Ok(files)
+    }
+}
+
+/// A line of a training log: a step has a loss, an evaluation one of the validation set.
+#[derive(Deserialize)]
+struct LogLine {
+    step: u64,
+    loss: Option<f64>,
+    valid_loss: Option<f64>,
+}
+
+fn project_valid(project: &because_core::Project, valid: Option<&TrainSet>) -> Option<PathBuf> {
+    valid.map(|_| project.sft_path(Split::Valid))
+}
+
+/// What a validation set is needed for cannot be done without one; a project whose split left none is trained all the same.
+fn without_validation(config: &mut TrainConfig) {
+    if config.patience.is_some() || config.evaluate_every > 0 {
+        tracing::warn!(
+            "sft.valid.jsonl has no example: training is not evaluated, and patience not counted"
+        );
+    }
+    (config.patience, config.evaluate_every) = (None, 0);
+}
+
+/// What of training a pipeline tells on: `total` is the number of steps, once [`TrainEvent::Started`] has told it.
+#[must_use]
+pub fn training_event<'a>(what: &'a str, total: usize, event: &TrainEvent) -> Option<Event<'a>> {
+    let note = |text: String| Some(Event::Note { what, text });
+    match event {
+        TrainEvent::Step(record) => Some(Event::Loss {
+            what,
+            step: record.step as usize,
+            total,
+            loss: record.loss,
+            tokens_per_second: record.tokens as f64 / record.seconds.max(1e-9),
+        }),
+        TrainEvent::Evaluated(seen) => Some(Event::Evaluated {
+            what,
+            step: seen.step as usize,
+            loss: seen.loss,
+            best: seen.best,
+        }),
+        TrainEvent::StoppedEarly {
+            step,
+            best_step,
+            best_loss,
+        } => note(format!(
+            "stopped after step {step} of {total}: nothing was better than step {best_step} with a loss of {best_loss:.4}"
+        )),
+        TrainEvent::Warning { reason } => note(reason.clone()),
+        TrainEvent::Skipped { line, reason } => note(format!("line {line} left out: {reason}")),
+        TrainEvent::Fitted {
+            checkpointing,
+            micro_batch_tokens,
+            ..
+        } if micro_batch_tokens.is_some() || checkpointing.to_string() != "none" => {
+            let parts = micro_batch_tokens.map_or_else(String::new, |tokens| {
+                format!(", batches in parts of {tokens} tokens")
+            });
+            note(format!(
+                "to fit into memory: checkpointing {checkpointing}{parts}"
+            ))
+        }
+        _ => None,
     }
 }
 
@@ -312,21 +438,11 @@ impl<'a> Steps<'a> {
     }
 
     fn show(&mut self, event: &TrainEvent) {
-        let what = self.what;
-        match event {
-            TrainEvent::Started { steps, .. } => self.total = *steps as usize,
-            TrainEvent::Step(record) => {
-                (self.events)(&Event::Loss {
-                    what,
-                    step: record.step as usize,
-                    total: self.total,
-                    loss: record.loss,
-                });
-            }
-            TrainEvent::Skipped { line, reason } => {
-                tracing::warn!(what, line, reason, "example left out")
-            }
-            _ => {}
+        if let TrainEvent::Started { steps, .. } = event {
+            self.total = *steps as usize;
+        }
+        if let Some(event) = training_event(self.what, self.total, event) {
+            (self.events)(&event);
         }
     }
 }
