@@ -100,7 +100,6 @@ impl Rows {
     }
 
     fn skip(&mut self, line: u64, reason: String) {
-        tracing::warn!(line, %reason, "row skipped");
         self.skipped.push(Skipped { line, reason });
     }
 

@@ -67,7 +67,6 @@ impl Training<'_> {
             if record.grad_norm == 0.0 {
                 let rows = named(&session.lines);
                 let reason = format!("step {step}: all gradients are zero{rows}");
-                tracing::warn!(%reason);
                 on_event(&TrainEvent::Warning { reason });
             }
             on_event(&TrainEvent::Step(record));
