@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::QwenConfig;
 use crate::error::{Result, TuneError};
+use crate::hub::HubId;
 use crate::lora::LoraConfig;
 use crate::model::PROJECTIONS;
 use crate::ops::values;
@@ -82,13 +83,20 @@ pub(crate) fn write_tensors<'a>(
 }
 
 fn peft_config(base: &str, lora: &LoraConfig) -> Value {
+    // PEFT has a field of its own for what follows the @ of a hub id.
+    let id = HubId::parse(Path::new(base)).filter(|_| !Path::new(base).exists());
+    let revision = id.as_ref().and_then(HubId::said_revision);
+    let base = match &id {
+        Some(id) => id.repository(),
+        None => base.to_owned(),
+    };
     json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
         "r": lora.rank, "lora_alpha": whole_if_whole(lora.alpha), "lora_dropout": lora.dropout,
         "target_modules": lora.target_modules, "bias": "none", "fan_in_fan_out": false,
         "use_rslora": lora.rslora, "use_dora": false, "inference_mode": true, "init_lora_weights": true,
         "modules_to_save": null, "exclude_modules": null, "layers_to_transform": null, "layers_pattern": null,
-        "layer_replication": null, "rank_pattern": {}, "alpha_pattern": {}, "revision": null
+        "layer_replication": null, "rank_pattern": {}, "alpha_pattern": {}, "revision": revision
     })
 }
 

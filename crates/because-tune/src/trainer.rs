@@ -130,7 +130,7 @@ impl Trainer {
         out: &Path,
         on_event: &mut dyn FnMut(&TrainEvent),
     ) -> Result<TrainSummary> {
-        let base = folder.path.display().to_string();
+        let base = folder.named();
         let plan = self.config.plan(rows.samples.len());
         let (steps, decay) = (plan.steps, plan.decay);
         let mut session = Session::new(plan, model, &start.parameters, self.cancel.clone());
