@@ -166,17 +166,13 @@ impl Hub {
             Ok(snapshot) => return Ok(snapshot),
             Err(error) => error,
         };
-        let cannot_ask = matches!(
-            &error,
-            TuneError::Hub {
-                fault: HubFault::Offline { .. } | HubFault::Unreachable { .. },
-                ..
-            }
-        );
-        match found.filter(|snapshot| cannot_ask && snapshot.is_base()) {
+        // A cache that may not be written to, or a hub that has no time, is no reason to stop.
+        match found.filter(Snapshot::is_base) {
             Some(snapshot) => {
                 let without = repository.unsettled(&snapshot).join(" and ");
-                tracing::warn!("{id}: the cache holds it without {without}; it is used as it is");
+                tracing::warn!(
+                    "the cache holds {id} without {without}; it is used as it is ({error})"
+                );
                 Ok(snapshot)
             }
             None => Err(error),

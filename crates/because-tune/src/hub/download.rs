@@ -157,6 +157,9 @@ impl Download<'_> {
         let blob = self.repository.blob(&remote.etag);
         let partial = self.repository.partial(&remote.etag);
         let _lock = self.lock(&self.repository.lock(&remote.etag), file)?;
+        if place.is_file() {
+            return Ok(());
+        }
         let is_whole = std::fs::metadata(&blob)
             .is_ok_and(|here| here.is_file() && remote.size.is_none_or(|size| size == here.len()));
         if !is_whole {

@@ -215,7 +215,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, is_storage: bool) -> Optio
         Some(Fault::Stalls) => {
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n{identity}\r\n");
             let _ = stream.write_all(head.as_bytes());
-            std::thread::sleep(Duration::from_secs(5));
+            std::thread::sleep(Duration::from_secs(60));
             return None;
         }
         _ => {}

@@ -31,7 +31,7 @@ fn hub(server: &Server, cache: &Path) -> Hub {
     hub.patience = Patience {
         tries: 1,
         pause: Duration::from_millis(1),
-        silence: Duration::from_secs(5),
+        silence: Duration::from_secs(30),
     };
     hub
 }
@@ -210,7 +210,7 @@ fn a_download_that_was_cut_goes_on_where_it_was() {
 fn one_run_outlasts_a_bad_connection_as_long_as_more_comes() {
     let (server, cache) = (Server::run(files()), tempfile::tempdir().unwrap());
     let mut hub = hub(&server, cache.path());
-    hub.patience.tries = 2;
+    hub.patience.tries = 3;
     server.fails(
         "GET",
         "blob/model.safetensors",
@@ -287,7 +287,7 @@ fn what_another_program_left_half_done_and_wrong_is_found_out() {
 fn a_connection_that_falls_silent_is_given_up() {
     let (server, cache) = (Server::run(files()), tempfile::tempdir().unwrap());
     let mut hub = hub(&server, cache.path());
-    hub.patience.silence = Duration::from_millis(300);
+    hub.patience.silence = Duration::from_secs(2);
     server.fails("GET", "blob/model.safetensors", [Fault::Stalls]);
     let fault = fault(hub.fetch(&id("some/model")));
     assert!(matches!(fault, HubFault::Cut { have: 0, .. }), "{fault}");
@@ -389,7 +389,6 @@ fn each_refusal_says_what_it_is_and_none_says_the_token() {
             "failed (status 500",
             false,
         ),
-        ("GET", "resolve/0", answer(500, ""), "", true),
         (
             "GET",
             "tokenizer.json",
@@ -458,10 +457,7 @@ fn each_refusal_says_what_it_is_and_none_says_the_token() {
         server.fails(method, file, [fault]);
         let hub = hub(&server, cache.path());
         let (result, told) = told(|| hub.fetch(&id("some/model@v1")));
-        let Err(error) = result else {
-            assert_eq!(said, "", "{file}");
-            continue;
-        };
+        let error = result.unwrap_err();
         let message = error.to_string();
         assert!(message.starts_with("some/model@v1: "), "{message}");
         assert!(message.contains(said), "{said}: {message}");
