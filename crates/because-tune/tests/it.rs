@@ -565,7 +565,10 @@ fn what_is_not_a_base_is_told_what_to_put_where() {
             "no weights; put model.safetensors",
         ),
         (gguf, "GGUF files cannot be run here"),
-        (unknown, "no such folder; a base is a folder with config.json"),
+        (
+            unknown,
+            "no such folder; a base is a folder with config.json",
+        ),
         (adapter, "no adapter here"),
     ] {
         assert!(

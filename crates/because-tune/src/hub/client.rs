@@ -122,7 +122,7 @@ impl Client {
         };
         let status = answer.status();
         if !status.is_success() && !status.is_redirection() {
-            return Err(self.refusal(answer, file));
+            return Err(self.refusal(&answer, file));
         }
         let headers = answer.headers();
         let size = match (
@@ -186,7 +186,7 @@ impl Client {
                 }))
             }
             StatusCode::RANGE_NOT_SATISFIABLE => Ok(None),
-            _ => Err(self.refusal(response, file)),
+            _ => Err(self.refusal(&response, file)),
         }
     }
 
@@ -257,7 +257,7 @@ impl Client {
     }
 
     /// What an answer says that is neither the file nor that there is none.
-    fn refusal(&self, response: Response, file: &str) -> HubFault {
+    fn refusal(&self, response: &Response, file: &str) -> HubFault {
         let (status, ours) = (
             response.status(),
             response.url().origin() == self.base.origin(),
@@ -315,7 +315,6 @@ impl Client {
 
     fn unreachable(&self, url: &Url, error: reqwest::Error) -> HubFault {
         HubFault::Unreachable {
-            looked: std::path::PathBuf::new(),
             endpoint: show(url),
             // The address of storage is signed: whoever has it may read the file.
             reason: self.clean(&chain(&error.without_url())),

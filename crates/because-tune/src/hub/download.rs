@@ -13,7 +13,7 @@ use crate::error::{Result, TuneError};
 use super::Hub;
 use super::cache::{EXPECTED, INDEX, REQUIRED, Repository, SINGLE, Snapshot, shards};
 use super::client::{Client, Remote};
-use super::fault::HubFault;
+use super::fault::{HubFault, no_model_in};
 use super::id::HubId;
 
 /// What some checkpoints have beside: a template of its own file, and the tokenizer's special words.
@@ -334,9 +334,15 @@ impl Download<'_> {
     /// A fault with what the client could not know.
     fn fault(&self, mut fault: HubFault) -> TuneError {
         match &mut fault {
-            HubFault::Unreachable { looked, advice, .. } => {
-                *looked = self.repository.folder();
-                *advice = self.hub.advice(self.id, self.repository);
+            HubFault::Unreachable { advice, .. } => {
+                *advice = match self.reached.get() {
+                    true => "what has come is kept, and the same command goes on from there".into(),
+                    false => format!(
+                        "there is {}; {}",
+                        no_model_in(&self.repository.folder()),
+                        self.hub.advice(self.id, self.repository)
+                    ),
+                }
             }
             HubFault::NoRevision { revision } => self.id.revision().clone_into(revision),
             _ => {}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum HubFault {
     /// The cache does not hold the model, and this program may not or cannot ask for it.
-    #[error("no such folder, and {looked}; {why}; {advice}", looked = not_in(looked))]
+    #[error("no such folder, and {looked}; {why}; {advice}", looked = no_model_in(looked))]
     Offline {
         /// The folder of the cache where the model would be.
         looked: PathBuf,
@@ -14,16 +14,14 @@ pub enum HubFault {
         /// What to put where.
         advice: String,
     },
-    /// The cache does not hold the model, and the hub does not answer.
-    #[error("no such folder, and {looked}; {endpoint} cannot be reached: {reason}; {advice}", looked = not_in(looked))]
+    /// Nobody answers at the hub, or where it keeps large files.
+    #[error("{endpoint} cannot be reached: {reason}; {advice}")]
     Unreachable {
-        /// The folder of the cache where the model would be.
-        looked: PathBuf,
         /// The address that was tried.
         endpoint: String,
         /// What the connection failed with.
         reason: String,
-        /// What to put where.
+        /// What to do about it.
         advice: String,
     },
     /// The hub wants to know who asks, or does not let them.
@@ -136,7 +134,7 @@ impl HubFault {
     }
 }
 
-fn not_in(folder: &std::path::Path) -> String {
+pub(super) fn no_model_in(folder: &std::path::Path) -> String {
     format!(
         "no whole model in {} (config.json, tokenizer.json and model.safetensors, or its shards with \
          model.safetensors.index.json)",

@@ -17,9 +17,7 @@ impl HubId {
             None => (path.to_str()?, None),
         };
         let (owner, name) = id.split_once('/')?;
-        let good = is_name(owner)
-            && is_name(name)
-            && revision.is_none_or(|revision| is_revision(revision));
+        let good = is_name(owner) && is_name(name) && revision.is_none_or(is_revision);
         good.then(|| Self {
             owner: owner.to_owned(),
             name: name.to_owned(),

@@ -31,7 +31,6 @@ pub(super) enum Fault {
 
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
-    pub(super) method: String,
     pub(super) path: String,
     pub(super) range: Option<String>,
     pub(super) authorization: Option<String>,
@@ -133,7 +132,6 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, is_storage: bool) -> Optio
         })
     };
     let asked = Asked {
-        method: method.clone(),
         path: path.clone(),
         range: header("range"),
         authorization: header("authorization"),
