@@ -28,7 +28,7 @@
 //!
 //! | feature | adds | price |
 //! |---|---|---|
-//! | `hub` | bases by hub id are downloaded if the cache lacks them | no package beside `openai` of `because-llm`, about 70 alone |
+//! | `hub` | bases by hub id are downloaded if the cache lacks them | no package beside `openai` of `because-llm`, about 60 alone |
 //!
 //! Without `hub` nothing here touches the network, and a hub id is looked for in the cache alone. With it the network is
 //! touched when a base is named that is no folder, is written as `owner/name` or `owner/name@revision`, and is not whole in
