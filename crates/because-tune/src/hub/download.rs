@@ -307,7 +307,10 @@ impl Download<'_> {
             if tries >= most || pause > LONGEST_PAUSE {
                 return Err(self.fault(fault));
             }
-            tracing::warn!("{}: {fault}; trying again", self.id);
+            // Who was never reached is told of once, in the error.
+            if !is_silent {
+                tracing::warn!("{}: {fault}; trying again", self.id);
+            }
             std::thread::sleep(pause);
         }
     }
