@@ -178,7 +178,8 @@ pub(crate) struct Contrast {
 #[cfg(feature = "tune")]
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Tuning {
-    /// A folder with a Qwen2.5 checkpoint, or `tiny`: a small one made from the texts at hand.
+    /// A folder with a Qwen2.5 checkpoint, a hub id (owner/name or owner/name@revision), or `tiny`: a small one made from the
+    /// texts at hand.
     #[arg(long)]
     pub(crate) base: Option<String>,
     /// Optimiser steps; as many as the epochs have where it is not said.
@@ -342,7 +343,8 @@ pub(crate) struct Train {
 #[cfg(feature = "tune")]
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
-    /// A folder with a Qwen2.5 checkpoint, or `tiny` with --adapter for the base that the adapter was trained on.
+    /// A folder with a Qwen2.5 checkpoint, a hub id (owner/name or owner/name@revision), or `tiny` with --adapter for the base
+    /// that the adapter was trained on.
     #[arg(long)]
     pub(crate) base: String,
     /// A LoRA adapter in PEFT's format.

@@ -21,7 +21,8 @@ fn main() -> ExitCode {
     let default = if cli.quiet {
         "error,async_openai=off"
     } else {
-        "warn,async_openai=off"
+        // A download may take many minutes, and says how far it is.
+        "warn,async_openai=off,because_tune::hub=info"
     };
     tracing_subscriber::fmt()
         .with_env_filter(

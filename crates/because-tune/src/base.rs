@@ -2,22 +2,37 @@ use std::path::{Path, PathBuf};
 
 use crate::config::QwenConfig;
 use crate::error::{Result, TuneError};
+use crate::hub::{Hub, HubId};
 use crate::model::Qwen;
 use crate::weights::Weights;
 
 const WHAT_A_BASE_IS: &str = "a base is a folder with config.json, tokenizer.json and model.safetensors (or its shards \
-                              with model.safetensors.index.json), or `tiny`";
+                              with model.safetensors.index.json), a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or `tiny`";
 
 /// A folder with a model in it.
 #[derive(Debug, Clone)]
 pub(crate) struct BaseFolder {
     pub(crate) path: PathBuf,
     pub(crate) config: QwenConfig,
+    origin: Option<Origin>,
+}
+
+/// The repository and commit of a folder that was named by its hub id.
+#[derive(Debug, Clone)]
+struct Origin {
+    id: HubId,
+    commit: String,
 }
 
 impl BaseFolder {
-    /// Checks that there is a folder and reads its configuration; the weights come later.
+    /// Checks that there is a folder and reads its configuration; the weights come later. What is no path and can be a hub
+    /// id is looked for in the hub's cache and, with the feature `hub`, on the hub.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        Self::open_from(path, Hub::from_env)
+    }
+
+    /// As [`BaseFolder::open`]; the hub is made only where one is asked.
+    pub(crate) fn open_from(path: &Path, hub: impl FnOnce() -> Hub) -> Result<Self> {
         let fault = |reason: String| TuneError::Base {
             path: path.to_owned(),
             reason,
@@ -34,13 +49,18 @@ impl BaseFolder {
             return Err(fault(format!("is a file; {WHAT_A_BASE_IS}")));
         }
         if !path.is_dir() {
-            let hint = match path.components().count() {
-                2 if path.is_relative() => {
-                    "; nothing is downloaded: if this is a hub id, fetch its files into a folder first and name that"
-                }
-                _ => "",
+            let Some(id) = HubId::parse(path) else {
+                return Err(fault(format!("no such folder; {WHAT_A_BASE_IS}")));
             };
-            return Err(fault(format!("no such folder; {WHAT_A_BASE_IS}{hint}")));
+            let snapshot = hub().fetch(&id)?;
+            return Ok(Self {
+                config: QwenConfig::read(&snapshot.path.join("config.json"))?,
+                path: snapshot.path,
+                origin: Some(Origin {
+                    id,
+                    commit: snapshot.commit,
+                }),
+            });
         }
         let file = path.join("config.json");
         if !file.is_file() {
@@ -51,7 +71,17 @@ impl BaseFolder {
         Ok(Self {
             path: path.to_owned(),
             config: QwenConfig::read(&file)?,
+            origin: None,
         })
+    }
+
+    /// How an adapter's configuration names its base: for a model of the hub the id and the commit, which mean the same on
+    /// every machine.
+    pub(crate) fn named(&self) -> String {
+        match &self.origin {
+            Some(Origin { id, commit }) => id.at(commit).to_string(),
+            None => self.path.display().to_string(),
+        }
     }
 
     pub(crate) fn model(&self) -> Result<Qwen> {
@@ -61,8 +91,11 @@ impl BaseFolder {
         ))
     }
 
-    /// The folder's own name, by which artefacts know the model.
+    /// The folder's own name or the model's on the hub, by which artefacts know it.
     pub(crate) fn name(&self) -> String {
+        if let Some(Origin { id, .. }) = &self.origin {
+            return id.name().to_owned();
+        }
         let whole = self
             .path
             .canonicalize()

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use crate::hub::HubFault;
+
 /// Why a base could not be read, an adapter not be trained, or a text not be generated. Each variant says where.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -11,6 +13,14 @@ pub enum TuneError {
         path: PathBuf,
         /// What is missing, and what to put where.
         reason: String,
+    },
+    /// A base that was named by its hub id could not be had.
+    #[error("{id}: {fault}")]
+    Hub {
+        /// What was given.
+        id: String,
+        /// Why, and what to do about it.
+        fault: HubFault,
     },
     /// A setting of a model's `config.json` is missing, contradictory or not implemented.
     #[error("{}: {field}: {reason}", path.display())]
@@ -155,6 +165,9 @@ impl TuneError {
     pub fn is_bad_input(&self) -> bool {
         match self {
             Self::File(error) => error.is_bad_input(),
+            Self::Hub { fault, .. } => {
+                !fault.is_passing() && !matches!(fault, HubFault::NotAHub { .. })
+            }
             Self::NoGradient { .. }
             | Self::NotFinite { .. }
             | Self::Cancelled { .. }

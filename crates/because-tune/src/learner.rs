@@ -72,9 +72,7 @@ impl Learner {
         parameters: &Parameters,
     ) -> Result<()> {
         match self {
-            Self::Lora(lora) => {
-                adapter::write(out, &folder.path.display().to_string(), lora, parameters)
-            }
+            Self::Lora(lora) => adapter::write(out, &folder.named(), lora, parameters),
             Self::All => full::write(out, folder, parameters),
         }
     }

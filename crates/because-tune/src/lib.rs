@@ -16,14 +16,24 @@
 //! ```
 //!
 //! In reading order: [`QwenConfig`], [`LoraConfig`] with its [`Modules`], [`TrainConfig`], [`TrainSet`], [`Trainer`] with its
-//! [`TrainPlan`], [`TrainEvent`]s and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`TunedModel`] and
-//! [`Decoding`]; [`Merge`], for programs that know no adapters.
+//! [`TrainPlan`], [`TrainEvent`]s and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`Hub`], which gets
+//! one by its name; [`TunedModel`] and [`Decoding`]; [`Merge`], for programs that know no adapters.
 //!
 //! Everything runs in f32 on the CPU; half-precision weights are widened as they are read. Sequences of a batch lie one
 //! after the other without padding, and only supervised positions meet the output projection. What a person wrote never
 //! becomes a special token: those come from the chat template alone.
 //!
-//! What it does not do: it trains no quantised model, runs no GGUF file, downloads nothing and sees no graph.
+//! What it does not do: it trains no quantised model, runs no GGUF file and sees no graph.
+//!
+//! # Features
+//!
+//! | feature | adds | price |
+//! |---|---|---|
+//! | `hub` | bases by hub id are downloaded if the cache lacks them | no package beside `openai` of `because-llm`, about 60 alone |
+//!
+//! Without `hub` nothing here touches the network, and a hub id is looked for in the cache alone. With it the network is
+//! touched when a base is named that is no folder, is written as `owner/name` or `owner/name@revision`, and is not whole in
+//! the cache; see [`Hub`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -40,6 +50,7 @@ mod error;
 mod evaluation;
 mod full;
 mod generate;
+mod hub;
 mod learner;
 mod lora;
 mod memory;
@@ -68,6 +79,7 @@ pub use data::{TokenRow, TrainSet};
 pub use decoding::Decoding;
 pub use error::TuneError;
 pub use evaluation::Evaluation;
+pub use hub::{Hub, HubFault};
 pub use lora::{LoraConfig, Modules};
 pub use memory::{Checkpointing, Memory};
 pub use merge::{Merge, MergeEvent, MergeSummary, WeightType};

@@ -558,7 +558,7 @@ fn what_is_not_a_base_is_told_what_to_put_where() {
         TunedModel::load(folder.path(), None).unwrap_err()
     };
     let gguf = TunedModel::load(Path::new("model.gguf"), None).unwrap_err();
-    let unknown = TunedModel::load(Path::new("Qwen/Qwen2.5-0.5B-Instruct"), None).unwrap_err();
+    let unknown = TunedModel::load(Path::new("./Qwen/Qwen2.5-0.5B-Instruct"), None).unwrap_err();
     let adapter = TunedModel::load(base(), Some(Path::new("nowhere"))).unwrap_err();
     for (error, said) in [
         (without("config.json"), "no config.json in this folder"),
@@ -568,7 +568,10 @@ fn what_is_not_a_base_is_told_what_to_put_where() {
             "no weights; put model.safetensors",
         ),
         (gguf, "GGUF files cannot be run here"),
-        (unknown, "nothing is downloaded"),
+        (
+            unknown,
+            "no such folder; a base is a folder with config.json",
+        ),
         (adapter, "no adapter here"),
     ] {
         assert!(

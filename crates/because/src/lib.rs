@@ -55,6 +55,7 @@
 //! |---|---|---|
 //! | `openai` (default) | any OpenAI-compatible endpoint | about 115 packages |
 //! | `tune` | training and generation on Candle | about 120 packages |
+//! | `hub` | bases by hub id are downloaded (implies `tune`) | none beside `openai`, about 60 without |
 //!
 //! # What it does not do
 //!

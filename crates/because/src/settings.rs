@@ -151,7 +151,8 @@ impl Default for ContrastSettings {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TrainSettings {
-    /// A folder with a Qwen2.5 checkpoint, or `tiny`: a small model of that architecture made from the project's own texts.
+    /// A folder with a Qwen2.5 checkpoint, a hub id, or `tiny`: a small model of that architecture made from the project's own
+    /// texts.
     pub base: String,
     /// Optimiser steps of LoRA; as many as the epochs have where it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]

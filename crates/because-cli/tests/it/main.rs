@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod bad_input;
+mod hub_ids;
 mod training;
 mod whole_path;
 
@@ -11,12 +12,18 @@ use std::process::Output;
 use assert_cmd::Command;
 
 fn because(arguments: &[&str]) -> Output {
+    command().args(arguments).output().unwrap()
+}
+
+/// The command with nothing set that could lead it to a network.
+fn command() -> Command {
     let mut command = Command::cargo_bin("because").unwrap();
     command
+        .env("HF_HUB_OFFLINE", "1")
         .env_remove("OPENAI_API_KEY")
         .env_remove("OPENAI_BASE_URL")
         .env_remove("RUST_LOG");
-    command.args(arguments).output().unwrap()
+    command
 }
 
 /// Runs a command that must succeed and gives its JSON.

@@ -1,7 +1,10 @@
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, whole_number};
 use crate::config::QwenConfig;
+use crate::hub::HubId;
 use crate::lora::{LoraConfig, LoraPair, PatternMap};
 
 /// What becomes of a field of `adapter_config.json`.
@@ -87,12 +90,19 @@ impl Field {
 /// The settings as PEFT spells them. What PEFT has beyond these is at its default, and left out, so that older versions,
 /// which do not know it, need not warn of it.
 pub(super) fn write(base: &str, lora: &LoraConfig) -> Value {
+    // PEFT has a field of its own for what follows the @ of a hub id.
+    let id = HubId::parse(Path::new(base)).filter(|_| !Path::new(base).exists());
+    let revision = id.as_ref().and_then(HubId::said_revision);
+    let base = match &id {
+        Some(id) => id.repository(),
+        None => base.to_owned(),
+    };
     let alphas = lora.alpha_pattern.iter();
     let alphas: Map<String, Value> = alphas
         .map(|(pattern, &alpha)| (pattern.clone(), whole_if_whole(alpha)))
         .collect();
     json!({
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "revision": null,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "revision": revision,
         "r": lora.rank, "lora_alpha": whole_if_whole(lora.alpha), "lora_dropout": lora.dropout,
         "rank_pattern": lora.rank_pattern, "alpha_pattern": alphas,
         "target_modules": lora.target_modules, "exclude_modules": lora.exclude_modules,

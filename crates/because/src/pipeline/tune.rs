@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use because_contrast::StudentPrompt;
 use because_core::{ItemId, Node, Prediction, SftExample, Split, UserId, jsonl};
 use because_eval::{Evidence, LossPoint, evidence};
-use because_tune::{TinyBase, TrainConfig, TrainEvent, TrainSet, Trainer, TunedModel};
+use because_tune::{Hub, TinyBase, TrainConfig, TrainEvent, TrainSet, Trainer, TunedModel};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -31,7 +31,7 @@ pub struct Explained {
     pub user_profile: String,
     /// The profile of the item that the model read.
     pub item_profile: String,
-    /// The folder of the base.
+    /// The folder of the base, or its hub id.
     pub base: PathBuf,
     /// The folder of the adapter.
     pub adapter: PathBuf,
@@ -112,12 +112,8 @@ impl Pipeline {
             jsonl::write(&path, &predictions)?;
             Ok((json!({ "predictions": predictions.len() }), vec![path]))
         };
-        let inputs = [
-            examples_path.as_path(),
-            &weights,
-            &base.join("config.json"),
-            &base.join("tokenizer.json"),
-        ];
+        let [config, tokenizer] = files_of(&self.base_files()?);
+        let inputs = [examples_path.as_path(), &weights, &config, &tokenizer];
         self.stage("predict", &depends, &inputs, predict).await
     }
 
@@ -182,6 +178,15 @@ impl Pipeline {
         match self.settings.train.base.as_str() {
             "tiny" => self.project.path("base.tiny"),
             folder => PathBuf::from(folder),
+        }
+    }
+
+    /// Where the files of the base lie: its own folder or, for a hub id, the one in the hub's cache, filled if it has to be.
+    fn base_files(&self) -> Result<PathBuf> {
+        let base = self.base_folder();
+        match self.settings.train.base.as_str() {
+            "tiny" => Ok(base),
+            _ => Ok(Hub::from_env().folder(&base)?),
         }
     }
 
@@ -299,8 +304,7 @@ impl Pipeline {
         }
         let lora = self.settings.train.lora();
         let depends = json!([self.settings.train.base, config, lora]);
-        let [config_file, tokenizer] =
-            ["config.json", "tokenizer.json"].map(|name| base.join(name));
+        let [config_file, tokenizer] = files_of(&self.base_files()?);
         let weights = self.project.path("base.tiny/model.safetensors");
         // A checkpoint of somebody else's may be 15 GB: it is known by its path and configuration.
         let mut inputs = vec![data_path.as_path(), &config_file, &tokenizer];
@@ -458,7 +462,13 @@ pub fn base_of(adapter: &Path) -> Result<PathBuf> {
     let config: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
     match config["base_model_name_or_path"].as_str() {
         Some(base) => {
-            let named = PathBuf::from(base);
+            // A model of the hub is named together with the commit it was at.
+            let named = match config["revision"].as_str() {
+                Some(revision) if !Path::new(base).exists() => {
+                    PathBuf::from(format!("{base}@{revision}"))
+                }
+                _ => PathBuf::from(base),
+            };
             // A project that was moved, or is looked at from another folder, still has its base beside its adapter.
             let beside = adapter
                 .parent()
@@ -474,6 +484,10 @@ pub fn base_of(adapter: &Path) -> Result<PathBuf> {
         }
         .into()),
     }
+}
+
+fn files_of(base: &Path) -> [PathBuf; 2] {
+    ["config.json", "tokenizer.json"].map(|name| base.join(name))
 }
 
 fn remove_checkpoints(adapter: &Path) -> Result<()> {
