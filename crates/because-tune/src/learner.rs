@@ -12,7 +12,7 @@ use crate::memory::{Trainable, weights};
 use crate::model::Qwen;
 use crate::ops::{row_squares, values};
 use crate::params::Parameters;
-use crate::weights::Weights;
+use crate::weights::{Weights, base_bytes};
 
 /// All parameters of a model in f32, as a checkpoint keeps them.
 const PARAMETERS: &str = "parameters.safetensors";
@@ -132,12 +132,13 @@ impl Learner {
     }
 
     /// What learns, for an estimate.
-    pub(crate) fn trainable(&self, config: &QwenConfig) -> Result<Trainable> {
+    pub(crate) fn trainable(&self, folder: &BaseFolder) -> Result<Trainable> {
+        let config = &folder.config;
         let Self::Lora(lora) = self else {
             return Ok(Trainable {
                 numbers: weights(config),
                 ranks: 0,
-                all: true,
+                base: 0,
             });
         };
         lora.check()?;
@@ -147,7 +148,7 @@ impl Learner {
         Ok(Trainable {
             numbers: layout.iter().map(numbers).sum::<usize>() as u64,
             ranks: ranks.div_ceil(config.num_hidden_layers),
-            all: false,
+            base: base_bytes(&folder.path)?,
         })
     }
 }

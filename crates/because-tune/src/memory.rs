@@ -139,8 +139,8 @@ pub(crate) struct Trainable {
     pub(crate) numbers: u64,
     /// The sum of the ranks of a layer's adapters, on average over the layers; 0 where all weights learn.
     pub(crate) ranks: usize,
-    /// Whether all weights learn, and there is no frozen base beside them.
-    pub(crate) all: bool,
+    /// Bytes of the frozen base, which stays as it lies in its files; 0 where all weights learn.
+    pub(crate) base: u64,
 }
 
 /// A micro-batch as large as there is one.
@@ -154,17 +154,15 @@ pub(crate) struct Load {
 
 /// The formula's constants, all in one place: what the compute core keeps, in numbers of f32.
 mod costs {
-    /// Bytes of a number of the frozen base in memory: it is widened to f32 as it is read.
-    pub(super) const WEIGHT_BYTES: u64 = 4;
     /// Bytes of a number that learns: itself, its gradient and two running means, all f32.
     pub(super) const TRAINABLE_BYTES: u64 = 16;
-    /// Vectors of the model's width kept for each token of a layer: the two inputs of its norms, both normed, the queries
-    /// and what attention gives.
-    pub(super) const WIDE: usize = 6;
+    /// Vectors of the model's width kept for each token of a layer: its input, the queries, what attention gives, and the
+    /// residual stream between the two blocks.
+    pub(super) const WIDE: usize = 4;
     /// Vectors of the keys' width: keys and values.
     pub(super) const KEYS: usize = 2;
-    /// Vectors of the inner width: gate, up, and their product.
-    pub(super) const INNER: usize = 3;
+    /// Vectors of the inner width: gate and up.
+    pub(super) const INNER: usize = 2;
     /// Vectors of the model's width for each token outside of the layers: the embedding, and the last norm's input, output
     /// and gradient.
     pub(super) const OUTSIDE: usize = 4;
@@ -201,10 +199,7 @@ pub(crate) fn estimate(
     let numbers = whole * kept + recomputed * d + working + costs::OUTSIDE * d;
     let logits = 4 * (load.supervised * config.vocab_size) as u64;
     Memory {
-        weights: match trainable.all {
-            true => 0,
-            false => costs::WEIGHT_BYTES * weights(config),
-        },
+        weights: trainable.base,
         trainable: costs::TRAINABLE_BYTES * trainable.numbers,
         activations: 4 * (load.tokens * numbers) as u64,
         output: 4 * (load.supervised * costs::HEAD * d) as u64 + logits.min(costs::BLOCK),
@@ -405,7 +400,7 @@ mod tests {
         Trainable {
             numbers: 4_399_104,
             ranks: 56,
-            all: false,
+            base: 2 * 494_032_768,
         }
     }
 
@@ -425,11 +420,11 @@ mod tests {
     #[test]
     fn the_parts_are_those_of_the_formula() {
         let memory = estimate(&small_qwen(), lora(), BATCH, Checkpointing::None);
-        assert_eq!(memory.weights, 4 * 494_032_768);
+        assert_eq!(memory.weights, 2 * 494_032_768);
         assert_eq!(memory.trainable, 16 * 4_399_104);
         // 200 rows of 151,936 f32 would be 122 MB, which is below the block.
         assert_eq!(memory.output, 4 * 200 * 151_936 + 4 * 200 * 2 * 896);
-        let layer = 6 * 896 + 2 * 128 + 3 * 4864 + 56;
+        let layer = 4 * 896 + 2 * 128 + 2 * 4864 + 56;
         assert_eq!(memory.activations, 4 * 1400 * (25 * layer + 4 * 896));
         let all = estimate(&small_qwen(), lora(), BATCH, Checkpointing::All);
         assert_eq!(all.activations, 4 * 1400 * (2 * layer + 24 * 896 + 4 * 896));
@@ -466,7 +461,9 @@ mod tests {
         assert!(needed.is_bad_input());
         let said = needed.to_string();
         assert!(
-            said.starts_with("memory_limit: one row of 350 tokens with checkpointing all needs 2."),
+            said.starts_with(
+                "memory_limit: one row of 350 tokens with checkpointing all needs 1.0"
+            ),
             "{said}"
         );
     }
@@ -479,7 +476,7 @@ mod tests {
             fitted(asked, none).unwrap().checkpointing,
             Checkpointing::Every(3)
         );
-        let said = fitted(Some(Checkpointing::None), 2 << 30)
+        let said = fitted(Some(Checkpointing::None), 1 << 30)
             .unwrap_err()
             .to_string();
         assert!(said.contains("allow checkpointing"), "{said}");

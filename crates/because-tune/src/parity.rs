@@ -71,11 +71,8 @@ impl Learner {
     }
 }
 
-fn session(learner: &Learner, plan: Plan, checkpointing: Checkpointing) -> Session<'_> {
-    let plan = Plan {
-        checkpointing,
-        ..plan
-    };
+fn session(learner: &Learner, mut plan: Plan, checkpointing: Checkpointing) -> Session<'_> {
+    plan.checkpointing = checkpointing;
     Session::new(plan, &learner.model, &learner.parameters, None)
 }
 
@@ -93,7 +90,7 @@ fn parameter(learner: &Learner, name: &str) -> Vec<f32> {
     values(learner.parameters.flat()).unwrap()[slot(&learner.parameters, name)].to_vec()
 }
 
-fn set_parameter(learner: &Learner, name: &str, new: Vec<f32>) {
+fn set_parameter(learner: &Learner, name: &str, new: &[f32]) {
     struct Set(Vec<f32>);
 
     impl candle_core::InplaceOp1 for Set {
@@ -112,7 +109,7 @@ fn set_parameter(learner: &Learner, name: &str, new: Vec<f32>) {
     }
 
     let mut all = values(learner.parameters.flat()).unwrap();
-    all[slot(&learner.parameters, name)].copy_from_slice(&new);
+    all[slot(&learner.parameters, name)].copy_from_slice(new);
     learner.parameters.flat().inplace_op1(&Set(all)).unwrap();
 }
 
@@ -577,12 +574,12 @@ fn gradients_of_all_weights_agree_with_finite_differences() {
             let base = parameter(&learner, name);
             let mut loss_at = |shift: f32| {
                 let moved = base.iter().zip(&direction).map(|(b, d)| b + shift * d);
-                set_parameter(&learner, name, moved.collect());
+                set_parameter(&learner, name, &moved.collect::<Vec<f32>>());
                 session.accumulate(&batch, 40.0).unwrap()
             };
             let shift = 1e-3;
             let measured = (loss_at(shift) - loss_at(-shift)) / (2.0 * f64::from(shift));
-            set_parameter(&learner, name, base.clone());
+            set_parameter(&learner, name, &base);
             assert!(
                 (measured - slope).abs() < 0.02 * slope.abs().max(0.1),
                 "{name}: {measured} against {slope}"

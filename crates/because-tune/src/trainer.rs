@@ -166,7 +166,7 @@ impl Trainer {
         let prepared = self.prepare(base, data)?;
         let (rows, plan, fit) = (&prepared.rows, &prepared.plan, prepared.fit);
         let config = &prepared.folder.config;
-        let trainable = prepared.learner.trainable(config)?;
+        let trainable = prepared.learner.trainable(&prepared.folder)?;
         let work = Work::of(rows, plan);
         let evaluation = prepared.valid.as_ref().map_or(0.0, |valid| {
             Work::of_validation(valid).forward(config) * self.evaluations(&prepared) as f64
@@ -235,7 +235,7 @@ impl Trainer {
             }
             _ => Learner::Lora(self.lora.clone().unwrap_or_default()),
         };
-        let trainable = learner.trainable(&folder.config)?;
+        let trainable = learner.trainable(&folder)?;
         let steps = match config.max_steps {
             Some(steps) => steps,
             None => Batches::new(rows.lengths(), &config.plan(0))

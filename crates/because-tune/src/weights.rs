@@ -133,6 +133,15 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+/// Bytes of the weight files of a folder.
+pub(crate) fn base_bytes(folder: &Path) -> Result<u64> {
+    let size = |path: &PathBuf| {
+        let found = std::fs::metadata(path).map_err(|error| TuneError::io("read", path, error))?;
+        Ok(found.len())
+    };
+    files(folder)?.iter().map(size).sum()
+}
+
 pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join("model.safetensors");
     let index = folder.join("model.safetensors.index.json");

@@ -76,13 +76,12 @@ fn put_columns(
 
 /// Turns scores into probabilities, each row over the positions up to its own; the rest becomes zero.
 /// `first` is the position of the first row; `group` rows share a position.
-fn causal_softmax(scores: &mut [f32], width: usize, first: usize, group: usize, factor: f32) {
+fn causal_softmax(scores: &mut [f32], width: usize, first: usize, group: usize) {
     vectorized(
         #[inline(always)]
         || {
             for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
                 let (seen, unseen) = scores.split_at_mut(first + row / group + 1);
-                scale(seen, factor);
                 let top = max(seen);
                 let sum = exp_in_place(seen, top);
                 scale(seen, 1.0 / sum);
@@ -107,11 +106,11 @@ fn attend(q: &[f32], k: &[f32], v: &[f32], segment: Segment, shape: AttentionSha
         multiply(
             into,
             false,
-            1.0,
+            shape.scale(),
             Mat::new(&q[block.clone()], rows, d),
             k.t(),
         );
-        causal_softmax(&mut scores, seen, segment.past + from, group, shape.scale());
+        causal_softmax(&mut scores, seen, segment.past + from, group);
         let into = &mut MatMut::new(&mut out[block], rows, d);
         multiply(into, false, 1.0, Mat::new(&scores, rows, seen), v);
     }
@@ -245,11 +244,11 @@ fn gradients(shape: AttentionShape, segment: Segment, [q, k, v, g]: [&[f32]; 4])
         multiply(
             &mut MatMut::new(&mut weights, rows, seen),
             false,
-            1.0,
+            factor,
             q,
             k.t(),
         );
-        causal_softmax(&mut weights, seen, segment.past + from, group, factor);
+        causal_softmax(&mut weights, seen, segment.past + from, group);
         multiply(
             &mut MatMut::new(&mut slopes, rows, seen),
             false,

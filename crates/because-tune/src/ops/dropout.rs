@@ -34,10 +34,15 @@ impl Dropout {
     pub(super) fn apply(&self, pool: &Pool, x: &Tensor, site: u32) -> Result<Tensor> {
         let (shape, x) = (x.dims2()?, view(x)?);
         let mut out = pool.take(x.len());
-        each_row(&mut out, shape.1, |row, out| {
-            let x = &x[row * shape.1..][..shape.1];
-            self.each(row, site, x, out, |out, x| *out = x);
-        });
+        each_row(
+            &mut out,
+            shape.1,
+            #[inline(always)]
+            |row, out| {
+                let x = &x[row * shape.1..][..shape.1];
+                self.each(row, site, x, out, |out, x| *out = x);
+            },
+        );
         tensor(out, shape)
     }
 

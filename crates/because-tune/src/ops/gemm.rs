@@ -137,7 +137,7 @@ impl<'a> MatMut<'a> {
     pub(super) fn tiles(self, rows: usize, cols: usize) -> Vec<(Range<usize>, Range<usize>, Self)> {
         let mut all = Vec::new();
         for down in cuts(self.rows, rows, 1) {
-            for across in cuts(self.cols, cols, 16) {
+            for across in cuts(self.cols, cols, 64) {
                 let tile = Self {
                     // SAFETY: both ranges lie inside of the matrix.
                     start: unsafe { self.start.add(down.start * self.down + across.start) },

@@ -51,13 +51,15 @@ pub(crate) struct Magnitude {
     pub(crate) squares: Vec<f64>,
 }
 
+/// Of a projection with DoRA its factors c, and its result before the bias.
+type Scaled = (Vec<f32>, Tensor);
+
 /// What a backward needs beside the input.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     /// `s_j x A_j^T` side by side, `[n, sum of ranks]`.
     low: Option<Tensor>,
-    /// Of each projection with DoRA: its factors c and its result before the bias.
-    scaled: Vec<Option<(Vec<f32>, Tensor)>>,
+    scaled: Vec<Option<Scaled>>,
 }
 
 impl Kept {
@@ -65,8 +67,8 @@ impl Kept {
         if let Some(low) = self.low {
             pool.recycle(low)?;
         }
-        let results = self.scaled.into_iter().flatten();
-        results.map(|(_, result)| pool.recycle(result)).collect()
+        let mut results = self.scaled.into_iter().flatten();
+        results.try_for_each(|(_, result)| pool.recycle(result))
     }
 }
 
@@ -126,9 +128,14 @@ impl Projections {
             for (_, lora) in self.adapted() {
                 scales[lora.rows.clone()].fill(lora.scale);
             }
-            each_row(&mut low, ranks, |_, low| {
-                low.iter_mut().zip(&scales).for_each(|(low, s)| *low *= s);
-            });
+            each_row(
+                &mut low,
+                ranks,
+                #[inline(always)]
+                |_, low| {
+                    low.iter_mut().zip(&scales).for_each(|(low, s)| *low *= s);
+                },
+            );
         }
         Ok(Some(tensor(low, (n, ranks))?))
     }
@@ -146,7 +153,7 @@ impl Projections {
         x: &Tensor,
         low: Option<&Tensor>,
         start: Option<&Tensor>,
-    ) -> Result<(Tensor, Option<(Vec<f32>, Tensor)>)> {
+    ) -> Result<(Tensor, Option<Scaled>)> {
         let ((n, input), (out, _)) = (x.dims2()?, projection.weight.dims()?);
         let (x, low) = (view(x)?, low.map(view).transpose()?);
         let start = start.map(view).transpose()?;
@@ -214,15 +221,20 @@ impl Projections {
                 }
             },
         )?;
-        each_row(&mut y, out, |row, y| {
-            y.copy_from_slice(&scaled[row * out..][..out]);
-            if let Some(bias) = &bias {
-                add(y, bias);
-            }
-            if let Some(start) = start {
-                add(y, start.row(row));
-            }
-        });
+        each_row(
+            &mut y,
+            out,
+            #[inline(always)]
+            |row, y| {
+                y.copy_from_slice(&scaled[row * out..][..out]);
+                if let Some(bias) = &bias {
+                    add(y, bias);
+                }
+                if let Some(start) = start {
+                    add(y, start.row(row));
+                }
+            },
+        );
         Ok((
             tensor(y, (n, out))?,
             Some((factors, tensor(scaled, (n, out))?)),
@@ -293,9 +305,14 @@ impl Projections {
         for ((projection, g), kept) in self.all.iter().zip(g).zip(&kept.scaled) {
             if let Some(slot) = projection.bias.as_ref().and_then(|bias| bias.slot) {
                 let (out, g) = (g.dim(1)?, view(g)?);
-                add_column_sums(gradients.at(slot, out), n, |row, sum| {
-                    add(sum, &g[row * out..][..out]);
-                });
+                add_column_sums(
+                    gradients.at(slot, out),
+                    n,
+                    #[inline(always)]
+                    |row, sum| {
+                        add(sum, &g[row * out..][..out]);
+                    },
+                );
             }
             scaled.push(match kept {
                 Some((factors, result)) => {
@@ -413,10 +430,15 @@ impl Projections {
                     g_low,
                     a.in_rows(lora.rows.clone()),
                 );
-                each_row(&mut dx, input, |row, dx| {
-                    let part = &part[row * input..][..input];
-                    dropout.add_backward(row, projection.site, part, dx);
-                });
+                each_row(
+                    &mut dx,
+                    input,
+                    #[inline(always)]
+                    |row, dx| {
+                        let part = &part[row * input..][..input];
+                        dropout.add_backward(row, projection.site, part, dx);
+                    },
+                );
             }
             pool.give(part);
         }
@@ -442,23 +464,33 @@ impl Projections {
         {
             let m = view(&magnitude.m.tensor)?;
             let mut sums = vec![0.0; out];
-            add_column_sums(&mut sums, n, |row, sum| {
-                let (g, y) = (&g[row * out..][..out], &result[row * out..][..out]);
-                for ((sum, g), y) in sum.iter_mut().zip(g).zip(y) {
-                    *sum += g * y;
-                }
-            });
+            add_column_sums(
+                &mut sums,
+                n,
+                #[inline(always)]
+                |row, sum| {
+                    let (g, y) = (&g[row * out..][..out], &result[row * out..][..out]);
+                    for ((sum, g), y) in sum.iter_mut().zip(g).zip(y) {
+                        *sum += g * y;
+                    }
+                },
+            );
             for ((into, sum), m) in gradients.at(slot, out).iter_mut().zip(&sums).zip(&*m) {
                 *into += sum / m;
             }
         }
         let mut scaled = pool.take(n * out);
-        each_row(&mut scaled, out, |row, scaled| {
-            let g = &g[row * out..][..out];
-            for ((scaled, g), c) in scaled.iter_mut().zip(g).zip(factors) {
-                *scaled = g * c;
-            }
-        });
+        each_row(
+            &mut scaled,
+            out,
+            #[inline(always)]
+            |row, scaled| {
+                let g = &g[row * out..][..out];
+                for ((scaled, g), c) in scaled.iter_mut().zip(g).zip(factors) {
+                    *scaled = g * c;
+                }
+            },
+        );
         tensor(scaled, (n, out))
     }
 }

@@ -177,9 +177,18 @@ impl Matrix {
     }
 }
 
-/// Columns of the result that are made at once: with a block of rows they stay in a core's own cache while bias and
-/// adapter are added to them.
-const TILE: usize = 256;
+/// Rows and columns of the result that are made at once. They follow from its shape alone: in other tiles the same sum is
+/// rounded otherwise, and a result must not depend on how many threads there are.
+fn tile(cols: usize, widened: bool) -> (usize, usize) {
+    match cols {
+        // Few rows where there are few columns, so that there is work for every core.
+        0..512 => (256, 256),
+        // A weight is widened once for each block of rows.
+        _ if widened => (1024, 256),
+        _ => (512, 256),
+    }
+}
+
 /// Products that are summed at once where the weight must be widened first, which bounds the widened part.
 const DEPTH: usize = 1024;
 /// Up to so many rows a weight is read once and multiplied row by row: then reading it is all the work.
@@ -198,7 +207,7 @@ pub(super) struct Product<'a> {
 }
 
 /// `into = start + sum of products`, tile by tile on all threads; `finish` is given each tile, and where it lies, while it
-/// is at hand. Tiles depend on shapes alone, so the result does not depend on how many threads there are.
+/// is at hand. The result does not depend on how many threads there are.
 pub(super) fn sum_of_products(
     into: MatMut<'_>,
     start: Option<Mat<'_>>,
@@ -218,10 +227,14 @@ pub(super) fn sum_of_products(
         })
         .collect::<Result<Vec<_>>>()?;
     let few = into.rows <= FEW;
-    let tile = if few { TILE / 4 } else { TILE };
-    // Rows made at once: few where there are few columns, so that there is work for every core.
-    let block = if into.cols < 2 * TILE { TILE } else { 2 * TILE };
-    into.tiles(block, tile)
+    let widened = work
+        .iter()
+        .any(|(_, numbers, ..)| matches!(numbers, Numbers::Half(..)));
+    let (height, width) = match few {
+        true => (FEW, 64),
+        false => tile(into.cols, widened),
+    };
+    into.tiles(height, width)
         .into_par_iter()
         .for_each(|(rows, cols, mut tile)| {
             if let Some(start) = start {
@@ -335,7 +348,8 @@ fn dots(
 
 /// `into += factor a b` with `into` in tiles on all threads; for products none of whose factors is a weight.
 pub(super) fn add_product(into: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
-    into.tiles(TILE, TILE)
+    let (height, width) = tile(into.cols, false);
+    into.tiles(height, width)
         .into_par_iter()
         .for_each(|(rows, cols, mut tile)| {
             multiply(&mut tile, true, factor, a.in_rows(rows), b.in_cols(cols));
@@ -424,6 +438,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let (weight, _) = both(700, 300);
+        let x = wave(600 * 300, 0.3);
+        let made = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            let mut out = vec![0.0; 600 * 700];
+            let x = Mat::new(&x, 600, 300);
+            let product = Product {
+                x,
+                weight: &weight,
+                transposed: true,
+            };
+            let into = MatMut::new(&mut out, 600, 700);
+            pool.install(|| sum_of_products(into, None, &[product], |_, _, _| {}))
+                .unwrap();
+            out
+        };
+        assert!(made(1) == made(3));
     }
 
     #[test]

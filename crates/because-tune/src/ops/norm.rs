@@ -11,13 +11,18 @@ use super::simd::{add_column_sums, dot, dot3, each_row};
 pub(crate) fn rms_norm(pool: &Pool, x: &Tensor, weight: &Param, eps: f64) -> Result<Tensor> {
     let ((n, d), x, w) = (x.dims2()?, view(x)?, view(&weight.tensor)?);
     let mut y = pool.take(n * d);
-    each_row(&mut y, d, |row, y| {
-        let x = &x[row * d..][..d];
-        let q = inverse(x, eps);
-        for ((y, x), w) in y.iter_mut().zip(x).zip(&*w) {
-            *y = w * (x * q);
-        }
-    });
+    each_row(
+        &mut y,
+        d,
+        #[inline(always)]
+        |row, y| {
+            let x = &x[row * d..][..d];
+            let q = inverse(x, eps);
+            for ((y, x), w) in y.iter_mut().zip(x).zip(&*w) {
+                *y = w * (x * q);
+            }
+        },
+    );
     tensor(y, (n, d))
 }
 
@@ -32,22 +37,32 @@ pub(crate) fn rms_norm_backward(
     let shape = x.dims2()?;
     let (d, x, w, g) = (shape.1, view(x)?, view(&weight.tensor)?, view(g)?);
     let mut dx = into_values(into)?;
-    each_row(&mut dx, d, |row, dx| {
-        let (x, g) = (&x[row * d..][..d], &g[row * d..][..d]);
-        let q = inverse(x, eps);
-        let pull = q * q * dot3(x, g, &w) / d as f32;
-        for (((dx, x), g), w) in dx.iter_mut().zip(x).zip(g).zip(&*w) {
-            *dx += q * (g * w - x * pull);
-        }
-    });
-    if let Some(slot) = weight.slot {
-        add_column_sums(gradients.at(slot, d), shape.0, |row, sum| {
+    each_row(
+        &mut dx,
+        d,
+        #[inline(always)]
+        |row, dx| {
             let (x, g) = (&x[row * d..][..d], &g[row * d..][..d]);
             let q = inverse(x, eps);
-            for ((sum, x), g) in sum.iter_mut().zip(x).zip(g) {
-                *sum += g * (x * q);
+            let pull = q * q * dot3(x, g, &w) / d as f32;
+            for (((dx, x), g), w) in dx.iter_mut().zip(x).zip(g).zip(&*w) {
+                *dx += q * (g * w - x * pull);
             }
-        });
+        },
+    );
+    if let Some(slot) = weight.slot {
+        add_column_sums(
+            gradients.at(slot, d),
+            shape.0,
+            #[inline(always)]
+            |row, sum| {
+                let (x, g) = (&x[row * d..][..d], &g[row * d..][..d]);
+                let q = inverse(x, eps);
+                for ((sum, x), g) in sum.iter_mut().zip(x).zip(g) {
+                    *sum += g * (x * q);
+                }
+            },
+        );
     }
     tensor(dx, shape)
 }

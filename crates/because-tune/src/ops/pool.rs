@@ -63,6 +63,10 @@ impl Pool {
 }
 
 /// The numbers of a tensor, moved out of it. Its storage must not be shared: a view of it would be left empty.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "what is left of the tensor is empty and must not be used again"
+)]
 pub(crate) fn into_values(tensor: Tensor) -> Result<Vec<f32>> {
     struct Take(Mutex<Vec<f32>>);
 

@@ -70,17 +70,22 @@ impl RopeTable {
             }
         }
         let (mut x, half) = (into_values(x)?, self.half);
-        each_row(&mut x, shape.1, |row, x| {
-            let position = positions[row];
-            let angles = &self.angles[position * half..(position + 1) * half];
-            for head in x.chunks_exact_mut(2 * half) {
-                let (first, second) = head.split_at_mut(half);
-                for ((x, y), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
-                    let sin = sin * sign;
-                    (*x, *y) = (*x * cos - *y * sin, *y * cos + *x * sin);
+        each_row(
+            &mut x,
+            shape.1,
+            #[inline(always)]
+            |row, x| {
+                let position = positions[row];
+                let angles = &self.angles[position * half..(position + 1) * half];
+                for head in x.chunks_exact_mut(2 * half) {
+                    let (first, second) = head.split_at_mut(half);
+                    for ((x, y), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
+                        let sin = sin * sign;
+                        (*x, *y) = (*x * cos - *y * sin, *y * cos + *x * sin);
+                    }
                 }
-            }
-        });
+            },
+        );
         tensor(x, shape)
     }
 }

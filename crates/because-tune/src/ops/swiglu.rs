@@ -9,13 +9,18 @@ use super::simd::{each_row, logistic, vectorized};
 pub(crate) fn swiglu(pool: &Pool, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (shape, gate, up) = (gate.dims2()?, view(gate)?, view(up)?);
     let mut y = pool.take(gate.len());
-    each_row(&mut y, shape.1, |row, y| {
-        let at = row * shape.1;
-        let (gate, up) = (&gate[at..][..shape.1], &up[at..][..shape.1]);
-        for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-            *y = gate * logistic(*gate) * up;
-        }
-    });
+    each_row(
+        &mut y,
+        shape.1,
+        #[inline(always)]
+        |row, y| {
+            let at = row * shape.1;
+            let (gate, up) = (&gate[at..][..shape.1], &up[at..][..shape.1]);
+            for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+                *y = gate * logistic(*gate) * up;
+            }
+        },
+    );
     tensor(y, shape)
 }
 
