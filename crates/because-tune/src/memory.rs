@@ -462,7 +462,7 @@ mod tests {
         let said = needed.to_string();
         assert!(
             said.starts_with(
-                "memory_limit: one row of 350 tokens with checkpointing all needs 1.0"
+                "memory_limit: one row of 350 tokens with checkpointing all needs 1.17 GiB"
             ),
             "{said}"
         );
