@@ -93,25 +93,33 @@ class Inputs:
 
 
 def operations(rows, config, rank):
-    """Floating-point operations that a step on these rows cannot do without.
+    """Floating-point operations of a step on these rows, without what need not be done.
 
     A projection's matrix meets every token three times in training and once more for the low-rank pair; frozen weights have
     no gradient of their own, which leaves 4 operations a weight and token, and 6 a weight and token for the pair. Attention is
-    causal: half of t x t scores, two products forward and four backward. The output projection meets supervised tokens
-    only, and what follows the last of them is left out.
+    causal: half of t x t scores, two products forward and four backward. What all rows begin with is counted once, the last
+    layer past its attention and the output projection for supervised tokens alone, and what follows the last of them not at
+    all.
     """
     hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     narrow = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
-    shapes = [(hidden, hidden)] * 2 + [(hidden, narrow)] * 2 + [(hidden, inner)] * 3
-    frozen = layers * sum(a * b for a, b in shapes)
-    pairs = layers * sum(rank * (a + b) for a, b in shapes)
-    total = 0
-    for row in rows:
-        learnt = [at for at, label in enumerate(row["labels"]) if label != -100 and at > 0]
-        length = learnt[-1]
-        total += length * (4 * frozen + 6 * pairs) + 6 * layers * hidden * length**2
-        total += len(learnt) * 4 * config["vocab_size"] * hidden
-    return total
+    reading, writing = [(hidden, hidden)] + [(hidden, narrow)] * 2, [(hidden, hidden)] + [(hidden, inner)] * 3
+    cost = lambda shapes: sum(4 * a * b + 6 * rank * (a + b) for a, b in shapes)
+    learnt = [[at for at, label in enumerate(row["labels"]) if label != -100 and at > 0] for row in rows]
+    lengths = [targets[-1] for targets in learnt]
+    shared = 0
+    while len(rows) > 1 and shared < min(lengths) - 1 and len({row["input_ids"][shared] for row in rows}) == 1:
+        shared += 1
+    shared = shared if shared >= 8 else 0
+    tokens = sum(lengths) - (len(rows) - 1) * shared
+    squares = sum(length**2 - shared**2 for length in lengths) + shared**2
+    supervised = sum(map(len, learnt))
+    return (
+        tokens * (layers * cost(reading) + (layers - 1) * cost(writing))
+        + supervised * cost(writing)
+        + 6 * layers * hidden * squares
+        + supervised * 4 * config["vocab_size"] * hidden
+    )
 
 
 def peer(inputs, args, machine):

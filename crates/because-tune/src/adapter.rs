@@ -3,12 +3,12 @@ mod peft_config;
 #[cfg(test)]
 mod peft_made;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use because_core::jsonl::write_atomic;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensors, View};
 use serde_json::Value;
 
 use crate::config::QwenConfig;
@@ -51,39 +51,77 @@ pub(crate) fn write(
 }
 
 /// Writes a safetensors file of f32 tensors, whole or not at all; the same tensors give the same bytes.
-pub(crate) fn write_tensors<'a>(
+pub(crate) fn write_tensors<'a, V: AsRef<[f32]>>(
     path: &Path,
-    tensors: &[(String, Vec<usize>, Vec<f32>)],
+    tensors: &[(String, Vec<usize>, V)],
     metadata: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<()> {
-    let fault = |error: safetensors::SafeTensorError| TuneError::Weights {
-        path: path.to_owned(),
-        reason: error.to_string(),
+    let views = tensors.iter().map(|(name, shape, values)| {
+        let values = values.as_ref();
+        (name, Lent { shape, values })
+    });
+    write_views(path, views, metadata)
+}
+
+/// The same of anything that becomes bytes when it is its turn: those of all tensors may not fit into memory beside what they
+/// are made from.
+pub(crate) fn write_views<'a, N: AsRef<str> + Ord + std::fmt::Display, V: View>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (N, V)>,
+    metadata: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     };
-    let bytes: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|(_, _, values)| {
-            values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect()
-        })
-        .collect();
-    let views = tensors
-        .iter()
-        .zip(&bytes)
-        .map(|((name, shape, _), bytes)| {
-            Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
-        })
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(fault)?;
-    let metadata = metadata
+    let io = |error| TuneError::io("write", path, error);
+    let draft = tempfile::Builder::new()
+        .prefix(".because-")
+        .tempdir_in(folder)
+        .map_err(io)?;
+    let file = draft.path().join("draft");
+    let metadata: HashMap<String, String> = metadata
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
-    let file = safetensors::serialize(views, Some(metadata)).map_err(fault)?;
-    write_atomic(path, |out| out.write_all(&file))?;
-    Ok(())
+    safetensors::serialize_to_file(tensors, Some(metadata), &file).map_err(|error| {
+        TuneError::Weights {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        }
+    })?;
+    let written = std::fs::File::open(&file).map_err(io)?;
+    written.sync_all().map_err(io)?;
+    std::fs::rename(&file, path).map_err(io)
+}
+
+/// Numbers of a tensor that lie in memory.
+struct Lent<'a> {
+    shape: &'a [usize],
+    values: &'a [f32],
+}
+
+impl View for Lent<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let bytes: Vec<u8> = self
+            .values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        bytes.into()
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
 }
 
 /// Reads an adapter for a model of this shape. Every setting that would change what the adapter computes is either

@@ -3,10 +3,10 @@ use candle_core::Tensor;
 use crate::data::Sample;
 use crate::error::Result;
 use crate::memory::Checkpointing;
-use crate::model::{Activations, Pass, Qwen, Tokens, attention_shape};
+use crate::model::{Activations, Layer, Pass, Qwen, Tokens, attention_shape};
 use crate::ops::{
-    Dropout, Gradients, Param, attention_backward, cross_entropy, rms_norm_backward, swiglu,
-    swiglu_backward, view,
+    Dropout, Gradients, Param, attention_backward, cross_entropy, embed_backward,
+    rms_norm_backward, scatter, swiglu, swiglu_backward,
 };
 
 /// Rows that go through the model together, and what is to be learnt from them.
@@ -100,24 +100,37 @@ impl Qwen {
     pub(crate) fn learn(&self, batch: &Batch, learn: &mut Learn<'_>) -> Result<f64> {
         let pass = self.pass(batch);
         let mut x = self.embed(&batch.tokens.ids)?;
+        let embedding = self.embedding.slot();
+        // Below the lowest layer that learns nothing needs a gradient.
+        let first = match embedding {
+            Some(_) => 0,
+            None => self.layers.iter().position(Layer::learns).unwrap_or(0),
+        };
         let mut inputs: Vec<(Tensor, Option<Activations>)> = Vec::new();
         for index in 0..self.layers.len() {
             let (next, activations) = self.layer(index, &x, &pass, None)?;
-            let kept = if learn.checkpointing.recomputes(index) {
+            let input = std::mem::replace(&mut x, next);
+            if index < first {
+                activations.recycle(&self.pool)?;
+                self.pool.recycle(input)?;
+                continue;
+            }
+            // The last layer's turn comes at once: to drop what it has would save nothing.
+            let last = index + 1 == self.layers.len();
+            let kept = if learn.checkpointing.recomputes(index) && !last {
                 activations.recycle(&self.pool)?;
                 None
             } else {
                 Some(activations)
             };
-            inputs.push((std::mem::replace(&mut x, next), kept));
+            inputs.push((input, kept));
         }
         let (loss, g) = self.head(batch, x, Some(learn))?;
         let Some(mut g) = g else {
             return Ok(loss);
         };
-        let embedding = self.embedding.slot();
         while let Some((x, kept)) = inputs.pop() {
-            let index = inputs.len();
+            let index = first + inputs.len();
             let activations = match kept {
                 Some(kept) => kept,
                 None => {
@@ -126,20 +139,13 @@ impl Qwen {
                     activations
                 }
             };
-            let wants_input = index > 0 || embedding.is_some();
+            let wants_input = index > first || embedding.is_some();
             match self.layer_backward(index, x, activations, g, &pass, learn, wants_input)? {
                 Some(next) => g = next,
                 None => return Ok(loss),
             }
         }
-        if let Some(slot) = embedding {
-            let (v, d) = self.embedding.dims()?;
-            let into = learn.gradients.at(slot, v * d);
-            for (&id, g) in batch.tokens.ids.iter().zip(view(&g)?.chunks_exact(d)) {
-                let into = &mut into[id as usize * d..][..d];
-                into.iter_mut().zip(g).for_each(|(into, g)| *into += g);
-            }
-        }
+        embed_backward(&self.embedding, &batch.tokens.ids, &g, learn.gradients)?;
         self.pool.recycle(g)?;
         Ok(loss)
     }
@@ -186,7 +192,7 @@ impl Qwen {
         };
         if let Some(each) = each {
             pool.recycle(each)?;
-            dh = self.scatter(dh, &places, batch.wanted.len())?;
+            dh = scatter(pool, dh, &places, batch.wanted.len())?;
         }
         let g = self.norm_backward(&x, &self.norm, dh, None, learn.gradients)?;
         pool.recycle(h)?;
@@ -288,8 +294,8 @@ impl Qwen {
         pool.recycle(mixed)?;
         if let Some(rows) = wanted {
             let n = x.dim(0)?;
-            d_mixed = self.scatter(d_mixed, rows, n)?;
-            g = self.scatter(g, rows, n)?;
+            d_mixed = scatter(pool, d_mixed, rows, n)?;
+            g = scatter(pool, g, rows, n)?;
         }
         let shape = attention_shape(&self.config);
         let (dq, dk, dv) = attention_backward(pool, (&q, &k, &v), &d_mixed, shape, pass.segments)?;

@@ -191,11 +191,12 @@ fn write_optimizer(path: &Path, parameters: &Parameters, optimizer: &AdamW) -> R
         .iter()
         .zip(parameters.slots())
         .flat_map(|((name, tensor), (_, slot, len))| {
-            let part = |all: &[f32]| all[slot..slot + len].to_vec();
-            let shape = tensor.dims().to_vec();
+            let (range, shape) = (slot..slot + len, tensor.dims().to_vec());
+            let mean = &optimizer.mean[range.clone()];
+            let square = &optimizer.square[range];
             [
-                (format!("m.{name}"), shape.clone(), part(&optimizer.mean)),
-                (format!("v.{name}"), shape, part(&optimizer.square)),
+                (format!("m.{name}"), shape.clone(), mean),
+                (format!("v.{name}"), shape, square),
             ]
         })
         .collect();

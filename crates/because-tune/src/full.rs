@@ -10,6 +10,7 @@ use candle_core::Tensor;
 use safetensors::{Dtype, View};
 use serde_json::Value;
 
+use crate::adapter::write_views;
 use crate::base::BaseFolder;
 use crate::error::{Result, TuneError};
 use crate::ops::values;
@@ -43,20 +44,7 @@ pub(crate) fn write(out: &Path, base: &BaseFolder, parameters: &Parameters) -> R
         let dtype = types.get(name).copied().unwrap_or(Dtype::F32);
         (name, Stored { dtype, variable })
     });
-    // As one tensor at a time, for the bytes of all of them may not fit beside the model and its optimiser.
-    let draft = tempfile::Builder::new()
-        .prefix(".because-")
-        .tempdir_in(out)
-        .map_err(|error| TuneError::io("write", out, error))?;
-    let (file, place) = (draft.path().join(WEIGHTS), out.join(WEIGHTS));
-    let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    safetensors::serialize_to_file(tensors, Some(metadata), &file).map_err(|error| {
-        TuneError::Weights {
-            path: place.clone(),
-            reason: error.to_string(),
-        }
-    })?;
-    std::fs::rename(&file, &place).map_err(|error| TuneError::io("write", &place, error))?;
+    write_views(&out.join(WEIGHTS), tensors, [("format", "pt")])?;
     for name in BESIDE {
         let from = base.path.join(name);
         if from.is_file() {

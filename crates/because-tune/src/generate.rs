@@ -2,7 +2,7 @@ use crate::chat::Chat;
 use crate::decoding::{Decoding, Sampler};
 use crate::error::{Result, TuneError};
 use crate::model::{Cache, Qwen, Tokens};
-use crate::ops::values;
+use crate::ops::into_values;
 
 /// Prompts at once: decoding is bound by reading the weights, which a batch shares.
 const BATCH: usize = 16;
@@ -74,6 +74,8 @@ pub(crate) fn generate(
         });
     }
     run(model, chat, batch, &mut done)?;
+    // What long prompts took is not held until the next ones come.
+    model.pool.clear();
     Ok(done)
 }
 
@@ -94,7 +96,8 @@ fn run(model: &Qwen, chat: &Chat, mut rows: Vec<Row<'_>>, done: &mut [Continuati
             .iter()
             .map(|segment| (segment.start + segment.len - 1) as u32)
             .collect();
-        let mut logits = values(&model.logits(&hidden, &last)?)?;
+        let mut logits = into_values(model.logits(&hidden, &last)?)?;
+        model.pool.recycle(hidden)?;
         let mut keep = Vec::with_capacity(rows.len());
         for (row, logits) in rows
             .iter_mut()

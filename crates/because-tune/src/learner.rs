@@ -138,17 +138,25 @@ impl Learner {
             return Ok(Trainable {
                 numbers: weights(config),
                 ranks: 0,
-                base: 0,
+                scaled: 0,
+                base: None,
             });
         };
         lora.check()?;
         let layout = lora.layout(config)?;
         let numbers = |tensor: &LoraTensor| tensor.shape.iter().product::<usize>();
-        let ranks: usize = lora.pairs(config)?.iter().map(|pair| pair.rank).sum();
+        let pairs = lora.pairs(config)?;
+        let ranks: usize = pairs.iter().map(|pair| pair.rank).sum();
+        let scaled: usize = match lora.dora {
+            true => pairs.iter().map(|pair| pair.output).sum(),
+            false => 0,
+        };
+        let layers = config.num_hidden_layers;
         Ok(Trainable {
             numbers: layout.iter().map(numbers).sum::<usize>() as u64,
-            ranks: ranks.div_ceil(config.num_hidden_layers),
-            base: base_bytes(&folder.path)?,
+            ranks: ranks.div_ceil(layers),
+            scaled: scaled.div_ceil(layers),
+            base: Some(base_bytes(&folder.path)?),
         })
     }
 }

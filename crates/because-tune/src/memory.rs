@@ -2,6 +2,7 @@ use serde::Serialize;
 
 use crate::config::QwenConfig;
 use crate::error::{Result, TuneError};
+use crate::ops::rows_at_once;
 
 /// Which layers' intermediate values are computed again in the backward pass in place of being kept: their inputs alone
 /// stay in memory. It changes time and memory, never a result.
@@ -139,8 +140,10 @@ pub(crate) struct Trainable {
     pub(crate) numbers: u64,
     /// The sum of the ranks of a layer's adapters, on average over the layers; 0 where all weights learn.
     pub(crate) ranks: usize,
-    /// Bytes of the frozen base, which stays as it lies in its files; 0 where all weights learn.
-    pub(crate) base: u64,
+    /// The widths of a layer's results that are kept beside what else is, as DoRA needs them, on average over the layers.
+    pub(crate) scaled: usize,
+    /// Bytes of the frozen base, which stays as it lies in its files; nothing where all weights learn.
+    pub(crate) base: Option<u64>,
 }
 
 /// A micro-batch as large as there is one.
@@ -170,8 +173,6 @@ mod costs {
     pub(super) const WORKING: f64 = 1.0;
     /// Vectors of the model's width for each supervised position: its hidden state and the gradient of it.
     pub(super) const HEAD: usize = 2;
-    /// Bytes of a block of logits at most; further positions take their turn.
-    pub(super) const BLOCK: u64 = 128 << 20;
 }
 
 /// The numbers of a model's weights.
@@ -192,17 +193,19 @@ pub(crate) fn estimate(
     let kept = costs::WIDE * d
         + costs::KEYS * kv
         + costs::INNER * config.intermediate_size
-        + trainable.ranks;
+        + trainable.ranks
+        + trainable.scaled;
     let recomputed = checkpointing.recomputed(layers);
     let whole = (layers - recomputed) + usize::from(recomputed > 0);
     let working = (costs::WORKING * kept as f64) as usize;
     let numbers = whole * kept + recomputed * d + working + costs::OUTSIDE * d;
-    let logits = 4 * (load.supervised * config.vocab_size) as u64;
+    let rows = load.supervised.min(rows_at_once(config.vocab_size));
+    let logits = 4 * (rows * config.vocab_size) as u64;
     Memory {
-        weights: trainable.base,
+        weights: trainable.base.unwrap_or(0),
         trainable: costs::TRAINABLE_BYTES * trainable.numbers,
         activations: 4 * (load.tokens * numbers) as u64,
-        output: 4 * (load.supervised * costs::HEAD * d) as u64 + logits.min(costs::BLOCK),
+        output: 4 * (load.supervised * costs::HEAD * d) as u64 + logits,
     }
 }
 
@@ -400,7 +403,8 @@ mod tests {
         Trainable {
             numbers: 4_399_104,
             ranks: 56,
-            base: 2 * 494_032_768,
+            scaled: 0,
+            base: Some(2 * 494_032_768),
         }
     }
 

@@ -4,7 +4,7 @@ use crate::config::QwenConfig;
 use crate::error::Result;
 use crate::ops::{
     self, AttentionShape, Dropout, Kept, LayerCache, Matrix, Param, Pool, Projection, Projections,
-    Rope, RopeTable, Segment, rms_norm, swiglu, tensor, view,
+    Rope, RopeTable, Segment, rms_norm, swiglu, view,
 };
 use crate::weights::Weights;
 
@@ -39,6 +39,14 @@ pub(crate) struct Layer {
     pub(crate) inner_norm: Param,
     /// By [`GROUPS`]: q, k and v; o; gate and up; down.
     pub(crate) groups: [Projections; 4],
+}
+
+impl Layer {
+    /// Whether any of its parameters learns.
+    pub(crate) fn learns(&self) -> bool {
+        let norms = [&self.input_norm, &self.inner_norm];
+        norms.iter().any(|norm| norm.slot.is_some()) || self.groups.iter().any(Projections::learn)
+    }
 }
 
 /// Sequences laid one after the other, without padding: a token never costs more than itself.
@@ -238,7 +246,7 @@ impl Qwen {
         }
     }
 
-    /// A number that differs where the weights do: of every adapter all values, of every other tensor a sample.
+    /// A number that differs where the weights do: of adapters, norms and biases all values, of every matrix some rows.
     pub(crate) fn fingerprint(&self) -> Result<u64> {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         let mut eat = |values: &[f32]| {
@@ -258,7 +266,16 @@ impl Qwen {
         for projection in groups().flat_map(|group| &group.all) {
             sample(&projection.weight)?;
         }
-        eat(&view(&self.norm.tensor)?);
+        let norms = self
+            .layers
+            .iter()
+            .flat_map(|one| [&one.input_norm, &one.inner_norm]);
+        let biases = groups()
+            .flat_map(|group| &group.all)
+            .filter_map(|one| one.bias.as_ref());
+        for vector in norms.chain(biases).chain([&self.norm]) {
+            eat(&view(&vector.tensor)?);
+        }
         for group in groups() {
             if let Some(a) = &group.a {
                 eat(&view(&a.tensor)?);
@@ -295,8 +312,10 @@ impl Qwen {
             }],
             a: None,
         };
-        let (mut logits, _) = head.forward(&self.pool, &self.gather(hidden, rows)?, None, None)?;
-        Ok(logits.remove(0))
+        let some = self.gather(hidden, rows)?;
+        let (logits, _) = head.forward(&self.pool, &some, None, None)?;
+        self.pool.recycle(some)?;
+        Ok(one(logits))
     }
 
     fn run(&self, tokens: &Tokens, mut cache: Option<&mut Cache>) -> Result<Tensor> {
@@ -324,12 +343,7 @@ impl Qwen {
 
     /// The vectors of tokens, `[n, d]`.
     pub(crate) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        let d = self.config.hidden_size;
-        let mut x = self.pool.take(ids.len() * d);
-        self.embedding.rows(ids.iter().copied(), |row, vector| {
-            x[row * d..(row + 1) * d].copy_from_slice(vector);
-        })?;
-        Ok(tensor(x, (ids.len(), d))?)
+        Ok(ops::embed(&self.pool, &self.embedding, ids)?)
     }
 
     /// One layer: what it gives, `[n, d]` or the wanted rows of it if it is the last, and what a backward needs.
@@ -402,24 +416,7 @@ impl Qwen {
 
     /// Some rows of `[n, d]`.
     pub(crate) fn gather(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-        let (d, x) = (x.dims2()?.1, view(x)?);
-        let mut some = self.pool.take(rows.len() * d);
-        for (some, &row) in some.chunks_exact_mut(d).zip(rows) {
-            some.copy_from_slice(&x[row as usize * d..][..d]);
-        }
-        Ok(tensor(some, (rows.len(), d))?)
-    }
-
-    /// The backward of [`Self::gather`]: `[n, d]`, zero but for the given rows, which are added up.
-    pub(crate) fn scatter(&self, some: Tensor, rows: &[u32], n: usize) -> Result<Tensor> {
-        let d = some.dims2()?.1;
-        let mut all = self.pool.zeros(n * d);
-        for (some, &row) in view(&some)?.chunks_exact(d).zip(rows) {
-            let into = &mut all[row as usize * d..][..d];
-            into.iter_mut().zip(some).for_each(|(into, x)| *into += x);
-        }
-        self.pool.recycle(some)?;
-        Ok(tensor(all, (n, d))?)
+        Ok(ops::gather(&self.pool, x, rows)?)
     }
 }
 

@@ -248,3 +248,126 @@ fn stable_hash(numbers: &[u64]) -> u64 {
     });
     (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::base::BaseFolder;
+    use crate::learner::{Learner, all_learning};
+    use crate::lora::LoraConfig;
+    use crate::ops::values;
+    use crate::params::{generator, normal};
+
+    fn base() -> BaseFolder {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+        BaseFolder::open(&data.join("parity/base")).unwrap()
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            steps: 3,
+            rate: 0.1,
+            batch: 2,
+            accumulation: 1,
+            ..Plan::default()
+        }
+    }
+
+    /// Runs a session that has five steps behind it, which must say that this parameter got no gradient and move none.
+    fn assert_names(unused: &str, model: &Qwen, parameters: &Parameters) {
+        let samples: Vec<Sample> = (0..4)
+            .map(|row| Sample::new((row..row + 9).collect(), |_| true))
+            .collect();
+        for checkpointing in [Checkpointing::None, Checkpointing::All] {
+            let plan = Plan {
+                steps: 9,
+                checkpointing,
+                ..plan()
+            };
+            let before = values(parameters.flat()).unwrap();
+            let mut session = Session::new(plan, model, parameters, None);
+            session.optimizer.step = 5;
+            let mut steps = 0;
+            let ended = session.run(&samples, |_, _| {
+                steps += 1;
+                Ok(())
+            });
+            let error = ended.unwrap_err();
+            assert!(
+                matches!(
+                    &error,
+                    TuneError::NoGradient { parameter, step: 6 } if parameter == unused
+                ),
+                "{unused}: {error}"
+            );
+            assert!(!error.is_bad_input());
+            assert_eq!(
+                error.to_string(),
+                format!("step 6: parameter {unused} received no gradient")
+            );
+            assert_eq!((steps, values(parameters.flat()).unwrap()), (0, before));
+        }
+    }
+
+    #[test]
+    fn a_weight_that_no_layer_reads_is_named() {
+        let config = base().config;
+        let tensors = config.tensors();
+        for place in [0, 1, tensors.len() / 2, tensors.len()] {
+            let mut tensors = tensors.clone();
+            tensors.insert(place, ("model.idle.weight".to_owned(), vec![5]));
+            let parameters = Parameters::new(tensors.into_iter().map(|(name, shape)| {
+                let count = shape.iter().product();
+                let values = normal(&mut generator(1, &name), count, 0.1);
+                (name, shape, values)
+            }));
+            let parameters = parameters.unwrap();
+            let model = all_learning(&config, &parameters);
+            assert_names("model.idle.weight", &model, &parameters);
+        }
+    }
+
+    #[test]
+    fn an_adapter_that_is_not_in_the_model_is_named() {
+        let base = base();
+        let all = LoraConfig::default();
+        let parameters = Learner::Lora(all.clone()).initial(&base, 1).unwrap();
+        let part = |change: fn(&mut LoraConfig)| {
+            let mut lora = all.clone();
+            change(&mut lora);
+            let mut model = base.model().unwrap();
+            lora.attach(&mut model, &parameters, true).unwrap();
+            model
+        };
+        type Change = fn(&mut LoraConfig);
+        let cases: [(Change, &str); 4] = [
+            (
+                |lora| lora.layers_to_transform = Some(vec![0]),
+                "model.layers.1.self_attn.q_proj.lora_A.weight",
+            ),
+            (
+                |lora| lora.layers_to_transform = Some(vec![1]),
+                "model.layers.0.self_attn.q_proj.lora_A.weight",
+            ),
+            (
+                |lora| lora.exclude_modules = Some(["layers.0.self_attn.o_proj"].into()),
+                "model.layers.0.self_attn.o_proj.lora_A.weight",
+            ),
+            (
+                |lora| lora.exclude_modules = Some(["layers.1.mlp.down_proj"].into()),
+                "model.layers.1.mlp.down_proj.lora_A.weight",
+            ),
+        ];
+        for (change, unused) in cases {
+            assert_names(unused, &part(change), &parameters);
+        }
+        // All of them are there, but one of them does not learn.
+        let mut model = part(|_| ());
+        let up = &mut model.layers[1].groups[2].all[1];
+        up.lora.as_mut().unwrap().b.slot = None;
+        let unused = "model.layers.1.mlp.up_proj.lora_B.weight";
+        assert_names(unused, &model, &parameters);
+    }
+}

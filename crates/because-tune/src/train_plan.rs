@@ -130,8 +130,8 @@ impl Work {
     ) -> f64 {
         let layers = config.num_hidden_layers;
         let again = checkpointing.recomputed(layers) as f64 / layers as f64;
-        let passes = if trainable.base == 0 { 3.0 } else { 2.0 };
-        let adapters = match trainable.base == 0 {
+        let passes = if trainable.base.is_none() { 3.0 } else { 2.0 };
+        let adapters = match trainable.base.is_none() {
             true => 0.0,
             false => 6.0 * trainable.numbers as f64 * self.computed,
         };
@@ -276,7 +276,8 @@ mod tests {
         let lora = Trainable {
             numbers: 4_399_104,
             ranks: 56,
-            base: 1,
+            scaled: 0,
+            base: Some(1),
         };
         let work = Work {
             supervised: 256,

@@ -12,7 +12,7 @@ use crate::evaluation::History;
 use crate::full;
 use crate::learner::{Learner, check_same};
 use crate::lora::LoraConfig;
-use crate::memory::{self, Fit};
+use crate::memory::{self, Fit, Load};
 use crate::params::Parameters;
 use crate::prepare::Rows;
 use crate::session::Plan;
@@ -149,7 +149,7 @@ impl Trainer {
             valid: prepared.valid.as_ref(),
             plan: prepared.plan,
             fit: prepared.fit,
-            at_once: prepared.largest,
+            at_once: prepared.largest.tokens,
             out,
             log: self.log.as_deref(),
             cancel: self.cancel.clone(),
@@ -263,7 +263,7 @@ impl Trainer {
         }
         Ok(Prepared {
             trainable_parameters: trainable.numbers,
-            largest: largest.0.tokens,
+            largest: largest.0,
             folder,
             rows,
             valid,
@@ -308,14 +308,13 @@ impl Trainer {
             true => checkpoint::newest(out)?,
             false => None,
         };
-        let learner = &prepared.learner;
         if let Some(path) = newest {
             let state = checkpoint::read_state(&path)?;
             self.check_resumable(&path, &state, prepared, (&data, valid.as_ref()))?;
-            let parameters = learner.read(&path, &prepared.folder.config)?;
+            let parameters = prepared.learner.read(&path, &prepared.folder.config)?;
             let decay = prepared.plan.decay;
             let optimizer = checkpoint::read_optimizer(&path, &parameters, state.step, decay)?;
-            prepared.plan.micro_tokens = state.micro_tokens;
+            prepared.cut_as(state.micro_tokens)?;
             return Ok(Start {
                 checkpoints: Checkpoints::resumed(out, keep, &state)?,
                 parameters,
@@ -323,6 +322,7 @@ impl Trainer {
                 state,
             });
         }
+        let learner = &prepared.learner;
         let parameters = match &self.init_adapter {
             Some(path) => adapter::read(path, &prepared.folder.config)?.1,
             None => learner.initial(&prepared.folder, self.config.seed)?,
@@ -395,11 +395,28 @@ struct Prepared {
     fit: Fit,
     limit: Option<u64>,
     trainable_parameters: u64,
-    /// Tokens of the largest batch.
-    largest: usize,
+    /// The largest batch.
+    largest: Load,
 }
 
 impl Prepared {
+    /// Cuts batches as a run that is gone on with did, whatever memory there is now.
+    fn cut_as(&mut self, micro_tokens: Option<usize>) -> Result<()> {
+        let load = Load {
+            tokens: micro_tokens.unwrap_or(self.largest.tokens),
+            supervised: self
+                .largest
+                .supervised
+                .min(micro_tokens.unwrap_or(usize::MAX)),
+        };
+        let trainable = self.learner.trainable(&self.folder)?;
+        let (config, checkpointing) = (&self.folder.config, self.fit.checkpointing);
+        self.fit.memory = memory::estimate(config, trainable, load, checkpointing);
+        self.fit.micro_tokens = micro_tokens;
+        self.plan.micro_tokens = micro_tokens;
+        Ok(())
+    }
+
     fn tell(&self, on_event: &mut dyn FnMut(&TrainEvent)) {
         for row in &self.rows.skipped {
             on_event(&TrainEvent::Skipped {

@@ -205,6 +205,9 @@ impl TunedModel {
                 });
             }
         }
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
         let tokens = Tokens::new(rows.iter().map(Vec::as_slice));
         let hidden = self.model.hidden(&tokens)?;
         tokens

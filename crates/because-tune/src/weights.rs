@@ -336,4 +336,69 @@ mod tests {
             "{error}"
         );
     }
+
+    /// Puts blanks behind the header of a weight file: its data begin that many bytes later.
+    fn shifted(file: &[u8], blanks: usize) -> Vec<u8> {
+        let (length, rest) = file.split_at(8);
+        let length = u64::from_le_bytes(length.try_into().unwrap());
+        let (header, data) = rest.split_at(length as usize);
+        let length = (length + blanks as u64).to_le_bytes();
+        [&length, header, &vec![b' '; blanks], data].concat()
+    }
+
+    #[test]
+    fn matrices_are_read_wherever_they_begin() {
+        for (name, dtype) in [
+            ("parity", Dtype::F32),
+            ("parity-tied", Dtype::F16),
+            ("parity-odd", Dtype::BF16),
+        ] {
+            let base = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/data")
+                .join(name)
+                .join("base");
+            let config = QwenConfig::read(&base.join("config.json")).unwrap();
+            let width = dtype.bitsize() / 8;
+            let mut expected = BTreeMap::new();
+            for path in files(&base).unwrap() {
+                let file = std::fs::read(path).unwrap();
+                for (name, view) in SafeTensors::deserialize(&file).unwrap().tensors() {
+                    assert_eq!(view.dtype(), dtype);
+                    expected.insert(name, to_f32(&view).unwrap());
+                }
+            }
+            for blanks in 0..4 {
+                let folder = tempfile::tempdir().unwrap();
+                for entry in std::fs::read_dir(&base).unwrap() {
+                    let path = entry.unwrap().path();
+                    let mut file = std::fs::read(&path).unwrap();
+                    if path.extension().is_some_and(|kind| kind == "safetensors") {
+                        file = shifted(&file, blanks);
+                        let begin = 8 + u64::from_le_bytes(file[..8].try_into().unwrap());
+                        assert_eq!(begin % 4, blanks as u64, "the data begin there");
+                    }
+                    std::fs::write(folder.path().join(path.file_name().unwrap()), file).unwrap();
+                }
+                let mut read = Weights::read(folder.path(), &config).unwrap();
+                for (tensor, shape) in config.tensors() {
+                    let what = format!("{name}: {blanks}: {tensor}");
+                    let is = if let [out, input] = shape[..] {
+                        let matrix = read.matrix(&tensor);
+                        // Used where they lie as long as that is possible, and copied only then.
+                        let mapped = matches!(matrix, Matrix::Mapped(_));
+                        assert_eq!(mapped, blanks.is_multiple_of(width), "{what}");
+                        assert_eq!(
+                            (matrix.dims().unwrap(), matrix.slot()),
+                            ((out, input), None)
+                        );
+                        matrix.values().unwrap()
+                    } else {
+                        crate::ops::values(&read.vector(&tensor).tensor).unwrap()
+                    };
+                    assert_eq!(is, expected[&tensor], "{what}");
+                }
+                assert!(read.matrices.is_empty() && read.vectors.is_empty());
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 use super::{LoraConfig, LoraPair};
 use crate::config::QwenConfig;
 use crate::error::Result;
-use crate::model::Qwen;
+use crate::model::{GROUPS, Qwen};
 use crate::ops::{Lora, Magnitude, row_squares};
 use crate::params::{Parameters, generator, uniform};
 
@@ -26,8 +26,11 @@ pub(crate) struct LoraTensor {
     pub(crate) part: Part,
 }
 
-/// The group of each projection: those that read the same input.
-const GROUP: [usize; 7] = [0, 0, 0, 1, 2, 2, 3];
+/// Which of [`GROUPS`] a projection is in.
+fn group_of(projection: usize) -> usize {
+    let found = GROUPS.iter().position(|group| group.contains(&projection));
+    found.expect("every projection is in a group")
+}
 
 impl LoraConfig {
     /// Every tensor of the adapters, in the one order in which they lie in [`Parameters`]: layer by layer, and in a layer
@@ -42,7 +45,7 @@ impl LoraConfig {
             true => &[Part::A, Part::B, Part::Magnitude],
             false => &[Part::A, Part::B],
         };
-        let group = |pair: &LoraPair| (pair.layer, GROUP[pair.projection]);
+        let group = |pair: &LoraPair| (pair.layer, group_of(pair.projection));
         let mut tensors = Vec::with_capacity(pairs.len() * parts.len());
         for group in pairs.chunk_by(|(_, one), (_, other)| group(one) == group(other)) {
             for &part in parts {
@@ -111,7 +114,7 @@ impl LoraConfig {
             let found = parameters.get(&name, learns);
             found.unwrap_or_else(|| unreachable!("{name} was checked to be present"))
         };
-        let group = |pair: &LoraPair| (pair.layer, GROUP[pair.projection]);
+        let group = |pair: &LoraPair| (pair.layer, group_of(pair.projection));
         for pairs in pairs.chunk_by(|one, other| group(one) == group(other)) {
             let (layer, index) = group(&pairs[0]);
             let projections = &mut model.layers[layer].groups[index];
@@ -120,7 +123,8 @@ impl LoraConfig {
             projections.a = parameters.span(&first, ranks, learns)?;
             let mut row = 0;
             for pair in pairs {
-                let place = pair.projection - GROUP.partition_point(|&one| one < index);
+                let place = GROUPS[index].iter().position(|&one| one == pair.projection);
+                let place = place.expect("a group was found by its member");
                 let projection = &mut projections.all[place];
                 let magnitude = match self.dora {
                     true => Some(Magnitude {

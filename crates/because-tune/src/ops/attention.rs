@@ -32,7 +32,8 @@ impl AttentionShape {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    /// Positions handled at once, so that a block of scores stays in cache whatever the length.
+    /// Positions handled at once, which bounds the rows of a block of scores: its memory grows with the length, not with
+    /// its square.
     fn block(self) -> usize {
         (256 / self.group()).max(1)
     }

@@ -7,8 +7,8 @@ use super::matrix::{Matrix, Product, add_product, sum_of_products};
 use super::pool::{Pool, tensor, view};
 use super::simd::{exp_in_place, max, scale, vectorized};
 
-/// A block of logits holds at most this many numbers (128 MB), however large the vocabulary.
-pub(crate) const LOGITS: usize = 1 << 25;
+/// A block of logits holds about this many numbers (128 MB), whatever the vocabulary, and 16 rows at least.
+const LOGITS: usize = 1 << 25;
 
 /// How many rows' logits are made at once.
 pub(crate) fn rows_at_once(vocabulary: usize) -> usize {

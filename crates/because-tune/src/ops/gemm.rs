@@ -67,8 +67,15 @@ impl<'a> Mat<'a> {
             cols.start <= cols.end && cols.end <= self.cols,
             "columns outside of the matrix"
         );
+        if rows.is_empty() || cols.is_empty() {
+            return Self {
+                rows: rows.len(),
+                cols: cols.len(),
+                ..self
+            };
+        }
         Self {
-            // SAFETY: the part lies inside of the matrix, by the two assertions.
+            // SAFETY: the part lies inside of the matrix, by the two assertions, and is not empty.
             start: unsafe {
                 self.start
                     .add(rows.start * self.down + cols.start * self.right)
@@ -99,7 +106,8 @@ impl<'a> Mat<'a> {
 }
 
 fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
-    rows == 0 || cols == 0 || (cols <= stride && (rows - 1) * stride + cols <= len)
+    let end = || (rows - 1).checked_mul(stride)?.checked_add(cols);
+    rows == 0 || cols == 0 || (cols <= stride && end().is_some_and(|end| end <= len))
 }
 
 /// A row-major matrix that may be written to.

@@ -1,5 +1,9 @@
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
+const PIECE: usize = 1 << 14;
+
 /// The gradients of one step, summed over its micro-batches: one flat f32 buffer that lies as the parameters do.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gradients {
@@ -17,7 +21,9 @@ impl Gradients {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.flat.fill(0.0);
+        self.flat
+            .par_chunks_mut(PIECE)
+            .for_each(|part| part.fill(0.0));
         self.written.clear();
     }
 
@@ -48,7 +54,9 @@ impl Gradients {
     /// The Euclidean norm over all parameters together.
     pub(crate) fn norm(&self) -> f64 {
         let square = |part: &[f32]| -> f64 { part.iter().map(|&g| f64::from(g).powi(2)).sum() };
-        self.flat.chunks(1 << 12).map(square).sum::<f64>().sqrt()
+        // Collected in order: a sum must not depend on which thread was first.
+        let squares: Vec<f64> = self.flat.par_chunks(PIECE).map(square).collect();
+        squares.iter().sum::<f64>().sqrt()
     }
 
     /// Scales down to a norm of at most `most` (0 for no bound) and gives the norm before, as `clip_grad_norm_` does.
@@ -56,7 +64,9 @@ impl Gradients {
         let norm = self.norm();
         let factor = most / (norm + 1e-6);
         if most > 0.0 && factor < 1.0 {
-            self.flat.iter_mut().for_each(|g| *g *= factor as f32);
+            self.flat
+                .par_chunks_mut(PIECE)
+                .for_each(|part| part.iter_mut().for_each(|g| *g *= factor as f32));
         }
         norm
     }

@@ -73,6 +73,21 @@ impl Kept {
 }
 
 impl Projections {
+    /// Whether any of their parameters learns.
+    pub(crate) fn learn(&self) -> bool {
+        let param = |param: &Option<Param>| param.as_ref().is_some_and(|one| one.slot.is_some());
+        let lora = |lora: &Lora| {
+            let magnitude = lora.magnitude.as_ref();
+            lora.b.slot.is_some() || magnitude.is_some_and(|one| one.m.slot.is_some())
+        };
+        param(&self.a)
+            || self.all.iter().any(|one| {
+                one.weight.slot().is_some()
+                    || param(&one.bias)
+                    || one.lora.as_ref().is_some_and(lora)
+            })
+    }
+
     fn ranks(&self) -> Result<usize> {
         self.a.as_ref().map_or(Ok(0), |a| a.tensor.dim(0))
     }

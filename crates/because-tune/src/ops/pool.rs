@@ -19,9 +19,19 @@ impl Pool {
         let best = (0..free.len())
             .filter(|&at| fits(free[at].capacity()))
             .min_by_key(|&at| free[at].capacity());
-        let next_smaller = (0..free.len())
-            .filter(|&at| free[at].capacity() < len)
-            .max_by_key(|&at| free[at].capacity());
+        let below = |at: usize| free[at].capacity() < len;
+        let next_smaller = (0..free.len()).max_by_key(|&at| {
+            let capacity = free[at].capacity();
+            // The largest that is too small, else the smallest that is much too large.
+            (
+                below(at),
+                if below(at) {
+                    capacity
+                } else {
+                    usize::MAX - capacity
+                },
+            )
+        });
         match best {
             Some(at) => {
                 let mut buffer = free.swap_remove(at);
@@ -53,6 +63,14 @@ impl Pool {
             let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             free.push(buffer);
         }
+    }
+
+    /// Gives everything that is not in use back to the system.
+    pub(crate) fn clear(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     /// Takes the numbers of a tensor back that nobody else holds.

@@ -7,7 +7,7 @@ const PIECE: usize = 1 << 14;
 
 /// Runs a loop compiled for the widest registers this machine has. What the loop calls must be `inline(always)`.
 ///
-/// The order of operations is the source's at every width, so the result is the same on every machine.
+/// The order of operations is the source's at every width, so such a loop gives the same result on every machine.
 #[inline(always)]
 pub(super) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)

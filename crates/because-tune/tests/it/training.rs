@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use because_core::SftExample;
 use because_tune::{
-    Checkpointing, TokenRow, TrainConfig, TrainEvent, TrainSet, TrainSummary, Trainer, TuneError,
-    TunedModel,
+    Checkpointing, LoraConfig, TokenRow, TrainConfig, TrainEvent, TrainSet, TrainSummary, Trainer,
+    TuneError, TunedModel,
 };
 
 use super::{base, bytes, examples, settings};
@@ -80,11 +80,19 @@ fn a_run_stopped_again_and_again_ends_with_the_same_bytes_in_everything() {
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let trainer = |out: &Path| {
         Trainer::new(everything())
+            .lora(LoraConfig {
+                dropout: 0.1,
+                ..LoraConfig::default()
+            })
             .valid(valid())
             .log(out.join("log.jsonl"))
     };
     let summary = run(&trainer(whole.path()), whole.path()).unwrap();
     assert!(summary.steps > 8, "{summary:?}");
+    let plain = tempfile::tempdir().unwrap();
+    let undropped = Trainer::new(everything()).valid(valid());
+    let undropped = run(&undropped, plain.path()).unwrap();
+    assert_ne!(undropped.last_loss, summary.last_loss, "nothing is dropped");
     let resumed = trainer(parts.path()).resume(true);
     for step in [1, 2, 5, 6] {
         stopped_at(step, &resumed, parts.path());
