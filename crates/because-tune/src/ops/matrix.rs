@@ -244,32 +244,10 @@ pub(super) fn sum_of_products(
             for (index, &(x, weight, dims, transposed)) in work.iter().enumerate() {
                 let add = index > 0 || start.is_some();
                 let x = x.in_rows(rows.clone());
-                match (transposed, few) {
-                    (true, true) => dots(&mut tile, add, x, weight, dims.1, cols.clone()),
-                    (true, false) => {
-                        let depths = cuts(dims.1, DEPTH, 16);
-                        product(
-                            &mut tile,
-                            add,
-                            x,
-                            weight,
-                            (dims, cols.clone()),
-                            &depths,
-                            true,
-                        );
-                    }
-                    (false, _) => {
-                        let depths = cuts(dims.0, DEPTH, 16);
-                        product(
-                            &mut tile,
-                            add,
-                            x,
-                            weight,
-                            (dims, cols.clone()),
-                            &depths,
-                            false,
-                        );
-                    }
+                if transposed && few {
+                    dots(&mut tile, add, x, weight, dims.1, cols.clone());
+                } else {
+                    product(&mut tile, add, x, weight, dims, cols.clone(), transposed);
                 }
             }
             finish(rows, cols, &mut tile);
@@ -283,8 +261,8 @@ fn product(
     add: bool,
     x: Mat<'_>,
     weight: Numbers<'_>,
-    ((out, input), cols): ((usize, usize), Range<usize>),
-    depths: &[Range<usize>],
+    (out, input): (usize, usize),
+    cols: Range<usize>,
     transposed: bool,
 ) {
     if let Numbers::F32(all) = weight {
@@ -296,8 +274,9 @@ fn product(
         };
         return multiply(tile, add, 1.0, x, part);
     }
+    let depths = cuts(if transposed { input } else { out }, DEPTH, 16);
     WIDENED.with_borrow_mut(|buffer| {
-        for (index, depth) in depths.iter().enumerate() {
+        for (index, depth) in depths.into_iter().enumerate() {
             let (rows, across) = if transposed {
                 (cols.clone(), depth.clone())
             } else {
