@@ -7,12 +7,13 @@ use super::matrix::{Matrix, Product, add_product, sum_of_products};
 use super::pool::{Pool, tensor, view};
 use super::simd::{exp_in_place, max, scale, vectorized};
 
-/// A block of logits holds about this many numbers (128 MB), whatever the vocabulary, and 16 rows at least.
+/// A block of logits holds about this many numbers (128 MB), whatever the vocabulary, and 16 rows at least. Of a small
+/// vocabulary it holds fewer: past some hundred rows the weight is read seldom enough, and a smaller block stays in cache.
 const LOGITS: usize = 1 << 25;
 
 /// How many rows' logits are made at once.
 pub(crate) fn rows_at_once(vocabulary: usize) -> usize {
-    (LOGITS / vocabulary).clamp(16, 1024)
+    (LOGITS / vocabulary).clamp(16, 256)
 }
 
 /// `sum_i (log sum_j exp(z_ij) - z_i,target(i))` with `z = h W^T`: output projection and cross-entropy in one, block by
