@@ -17,6 +17,7 @@ mod gemm;
 mod gradients;
 mod linear;
 mod matrix;
+mod narrow;
 mod norm;
 mod pool;
 #[cfg(test)]

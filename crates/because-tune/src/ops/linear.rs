@@ -6,7 +6,8 @@ use rayon::prelude::*;
 use super::dropout::Dropout;
 use super::gemm::{Mat, MatMut, multiply};
 use super::gradients::Gradients;
-use super::matrix::{Matrix, Param, Product, add_product, narrow_product, sum_of_products};
+use super::matrix::{Matrix, Param, Product, add_product, sum_of_products};
+use super::narrow::narrow_product;
 use super::pool::{Pool, tensor, view};
 use super::simd::{add, add_column_sums, dot, each_row, vectorized};
 
@@ -131,14 +132,14 @@ impl Projections {
                     let into =
                         MatMut::strided(&mut low[lora.rows.start..], n, lora.rows.len(), ranks);
                     let a = a.in_rows(lora.rows.clone());
-                    narrow_product(into, lora.scale, Mat::new(&x, n, input), a.t());
+                    narrow_product(into, lora.scale, Mat::new(&x, n, input), a);
                 }
                 pool.recycle(x)?;
             }
         } else {
             let x = view(x)?;
             let into = MatMut::new(&mut low, n, ranks);
-            narrow_product(into, 1.0, Mat::new(&x, n, input), a.t());
+            narrow_product(into, 1.0, Mat::new(&x, n, input), a);
             let mut scales = vec![0.0; ranks];
             for (_, lora) in self.adapted() {
                 scales[lora.rows.clone()].fill(lora.scale);
@@ -361,13 +362,15 @@ impl Projections {
                     continue;
                 };
                 let (out, rank) = (g.cols, lora.rows.len());
-                let b = view(&lora.b.tensor)?;
-                let b = Mat::new(&b, out, rank);
+                let b = transposed(&view(&lora.b.tensor)?, rank);
                 let into = MatMut::strided(&mut g_low[lora.rows.start..], n, rank, ranks);
-                narrow_product(into, lora.scale, g, b);
+                narrow_product(into, lora.scale, g, Mat::new(&b, rank, out));
                 if let Some(slot) = lora.b.slot {
-                    let into = MatMut::new(gradients.at(slot, out * rank), out, rank);
-                    add_product(into, 1.0, g.t(), low.in_cols(lora.rows.clone()));
+                    // The other way round its rows would be too short for the machine's registers.
+                    let mut db = vec![0.0; rank * out];
+                    let into = MatMut::new(&mut db, rank, out);
+                    add_product(into, 1.0, low.in_cols(lora.rows.clone()).t(), g);
+                    add(gradients.at(slot, out * rank), &transposed(&db, out));
                 }
             }
             let g_low = Mat::new(&g_low, n, ranks);
@@ -508,6 +511,13 @@ impl Projections {
         );
         tensor(scaled, (n, out))
     }
+}
+
+/// The transpose of a matrix with rows of this width.
+fn transposed(values: &[f32], width: usize) -> Vec<f32> {
+    (0..width)
+        .flat_map(|col| values[col..].iter().step_by(width).copied())
+        .collect()
 }
 
 /// The squared norms of a weight's rows.

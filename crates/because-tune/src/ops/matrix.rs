@@ -335,14 +335,6 @@ pub(super) fn add_product(into: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>)
         });
 }
 
-/// `into = factor a b` for a narrow result: blocks of rows on all threads.
-pub(super) fn narrow_product(into: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
-    let cols = into.cols;
-    into.tiles(128, cols)
-        .into_par_iter()
-        .for_each(|(rows, _, mut tile)| multiply(&mut tile, false, factor, a.in_rows(rows), b));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
