@@ -3,7 +3,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Mat, MatMut};
 use super::gradients::Gradients;
-use super::matrix::{Matrix, Product, add_product, sum_of_products};
+use super::matrix::{Matrix, Product, Sum, make};
 use super::pool::{Pool, tensor, view};
 use super::simd::{exp_in_place, max, scale, vectorized};
 
@@ -13,7 +13,7 @@ const LOGITS: usize = 1 << 25;
 
 /// How many rows' logits are made at once.
 pub(crate) fn rows_at_once(vocabulary: usize) -> usize {
-    (LOGITS / vocabulary).clamp(16, 256)
+    (LOGITS / vocabulary).clamp(16, 512)
 }
 
 /// `sum_i (log sum_j exp(z_ij) - z_i,target(i))` with `z = h W^T`: output projection and cross-entropy in one, block by
@@ -50,12 +50,7 @@ pub(crate) fn cross_entropy(
             weight,
             transposed: true,
         };
-        sum_of_products(
-            MatMut::new(logits, count, v),
-            None,
-            &[product],
-            |_, _, _| {},
-        )?;
+        make(vec![Sum::new(MatMut::new(logits, count, v), vec![product])])?;
         total += differentiate(logits, v, targets, factor);
         if let (Some(dh), Some(gradients)) = (&mut dh, &mut gradients) {
             let dz = Mat::new(logits, count, v);
@@ -65,11 +60,12 @@ pub(crate) fn cross_entropy(
                 transposed: false,
             };
             let into = MatMut::new(&mut dh[from * d..(from + count) * d], count, d);
-            sum_of_products(into, None, &[product], |_, _, _| {})?;
+            let mut sums = vec![Sum::new(into, vec![product])];
             if let Some(slot) = weight.slot() {
                 let into = MatMut::new(gradients.at(slot, v * d), v, d);
-                add_product(into, 1.0, dz.t(), h);
+                sums.push(Sum::add(into, dz.t(), h));
             }
+            make(sums)?;
         }
     }
     pool.give(logits);

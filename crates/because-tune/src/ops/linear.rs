@@ -1,4 +1,4 @@
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::dropout::Dropout;
 use super::gemm::{Mat, MatMut, multiply};
 use super::gradients::Gradients;
-use super::matrix::{Matrix, Param, Product, add_product, sum_of_products};
+use super::matrix::{Matrix, Param, Product, Start, Sum, make};
 use super::narrow::narrow_product;
 use super::pool::{Pool, tensor, view};
 use super::simd::{add, add_column_sums, dot, each_row, vectorized};
@@ -55,6 +55,14 @@ pub(crate) struct Magnitude {
 /// Of a projection with DoRA its factors c, and its result before the bias.
 type Scaled = (Vec<f32>, Tensor);
 
+/// What a projection's tiles are finished with.
+struct Lent<V> {
+    bias: Option<V>,
+    b: Option<V>,
+    /// DoRA's.
+    factors: Option<Vec<f32>>,
+}
+
 /// What a backward needs beside the input.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
@@ -101,15 +109,66 @@ impl Projections {
         start: Option<&Tensor>,
         dropout: Option<&Dropout>,
     ) -> Result<(Vec<Tensor>, Kept)> {
+        let ((n, input), ranks) = (x.dims2()?, self.ranks()?);
+        let low = self.low(pool, x, dropout)?;
+        let mut made = Vec::with_capacity(self.all.len());
+        let factors: Vec<Option<Vec<f32>>> = {
+            let (x, low) = (view(x)?, low.as_ref().map(view).transpose()?);
+            let x = Mat::new(&x, n, input);
+            let low = low.as_deref().map(|low| Mat::new(low, n, ranks));
+            let start = start.map(view).transpose()?;
+            let lent = self.all.iter().map(|projection| self.lend(projection));
+            let lent = lent.collect::<Result<Vec<_>>>()?;
+            for projection in &self.all {
+                made.push(pool.take(n * projection.weight.dims()?.0));
+            }
+            let mut sums = Vec::with_capacity(self.all.len());
+            for ((projection, lent), y) in self.all.iter().zip(&lent).zip(&mut made) {
+                let (out, _) = projection.weight.dims()?;
+                let delta = match (&projection.lora, low, &lent.b) {
+                    (Some(lora), Some(low), Some(b)) => Some((
+                        low.in_cols(lora.rows.clone()),
+                        Mat::new(b, out, lora.rows.len()),
+                    )),
+                    _ => None,
+                };
+                let product = Product {
+                    x,
+                    weight: &projection.weight,
+                    transposed: true,
+                };
+                let start = match &start {
+                    // With DoRA it is added after the result was scaled.
+                    Some(start) if lent.factors.is_none() => Start::Values(Mat::new(start, n, out)),
+                    _ => Start::Zero,
+                };
+                let sum = Sum::new(MatMut::new(y, n, out), vec![product]).start(start);
+                sums.push(sum.finish(move |rows, cols, tile| {
+                    if let Some((low, b)) = delta {
+                        let b = b.in_rows(cols.clone()).t();
+                        multiply(tile, true, 1.0, low.in_rows(rows), b);
+                    }
+                    match (&lent.factors, &lent.bias) {
+                        (Some(factors), _) => scale_columns(tile, &factors[cols]),
+                        (None, Some(bias)) => {
+                            let bias = &bias[cols];
+                            (0..tile.rows).for_each(|row| add(tile.row(row), bias));
+                        }
+                        (None, None) => {}
+                    }
+                }));
+            }
+            make(sums)?;
+            lent.into_iter().map(|lent| lent.factors).collect()
+        };
         let mut kept = Kept {
-            low: self.low(pool, x, dropout)?,
+            low,
             scaled: Vec::new(),
         };
         let mut results = Vec::with_capacity(self.all.len());
-        for projection in &self.all {
-            let low = kept.low.as_ref();
-            let (result, scaled) = self.project(projection, pool, x, low, start)?;
-            results.push(result);
+        for ((projection, made), factors) in self.all.iter().zip(made).zip(factors) {
+            let (result, scaled) = self.shift(projection, pool, made, factors, start)?;
+            results.push(tensor(result, (n, projection.weight.dims()?.0))?);
             kept.scaled.push(scaled);
         }
         Ok((results, kept))
@@ -162,81 +221,41 @@ impl Projections {
             .filter_map(|projection| Some((projection, projection.lora.as_ref()?)))
     }
 
-    fn project(
+    fn lend<'a>(
+        &self,
+        projection: &'a Projection,
+    ) -> Result<Lent<impl Deref<Target = [f32]> + 'a>> {
+        let bias = projection.bias.as_ref().map(|bias| view(&bias.tensor));
+        let b = projection.lora.as_ref().map(|lora| view(&lora.b.tensor));
+        let magnitude = projection
+            .lora
+            .as_ref()
+            .and_then(|lora| lora.magnitude.as_ref());
+        let factors = magnitude.map(|magnitude| self.factors(projection, magnitude));
+        Ok(Lent {
+            bias: bias.transpose()?,
+            b: b.transpose()?,
+            factors: factors.transpose()?,
+        })
+    }
+
+    /// With DoRA, adds the bias and `start` to a copy of the scaled result, which is kept.
+    fn shift(
         &self,
         projection: &Projection,
         pool: &Pool,
-        x: &Tensor,
-        low: Option<&Tensor>,
+        scaled: Vec<f32>,
+        factors: Option<Vec<f32>>,
         start: Option<&Tensor>,
-    ) -> Result<(Tensor, Option<Scaled>)> {
-        let ((n, input), (out, _)) = (x.dims2()?, projection.weight.dims()?);
-        let (x, low) = (view(x)?, low.map(view).transpose()?);
+    ) -> Result<(Vec<f32>, Option<Scaled>)> {
+        let Some(factors) = factors else {
+            return Ok((scaled, None));
+        };
+        let out = factors.len();
         let start = start.map(view).transpose()?;
-        let start = start.as_deref().map(|start| Mat::new(start, n, out));
         let bias = projection.bias.as_ref().map(|bias| view(&bias.tensor));
         let bias = bias.transpose()?;
-        let b = projection.lora.as_ref().map(|lora| view(&lora.b.tensor));
-        let b = b.transpose()?;
-        let ranks = self.ranks()?;
-        let delta = match (&projection.lora, &low, &b) {
-            (Some(lora), Some(low), Some(b)) => Some((
-                Mat::new(low, n, ranks).in_cols(lora.rows.clone()),
-                Mat::new(b, out, lora.rows.len()),
-            )),
-            _ => None,
-        };
-        let add_delta = |rows: &Range<usize>, cols: &Range<usize>, tile: &mut MatMut<'_>| {
-            if let Some((low, b)) = delta {
-                let b = b.in_rows(cols.clone()).t();
-                multiply(tile, true, 1.0, low.in_rows(rows.clone()), b);
-            }
-        };
-        let add_bias = |cols: &Range<usize>, tile: &mut MatMut<'_>| {
-            if let Some(bias) = &bias {
-                let bias = &bias[cols.clone()];
-                (0..tile.rows).for_each(|row| add(tile.row(row), bias));
-            }
-        };
-        let products = [Product {
-            x: Mat::new(&x, n, input),
-            weight: &projection.weight,
-            transposed: true,
-        }];
-        let mut y = pool.take(n * out);
-        let Some(magnitude) = projection
-            .lora
-            .as_ref()
-            .and_then(|lora| lora.magnitude.as_ref())
-        else {
-            sum_of_products(
-                MatMut::new(&mut y, n, out),
-                start,
-                &products,
-                |rows, cols, tile| {
-                    add_delta(&rows, &cols, tile);
-                    add_bias(&cols, tile);
-                },
-            )?;
-            return Ok((tensor(y, (n, out))?, None));
-        };
-        let factors = self.factors(projection, magnitude)?;
-        let mut scaled = pool.take(n * out);
-        sum_of_products(
-            MatMut::new(&mut scaled, n, out),
-            None,
-            &products,
-            |rows, cols, tile| {
-                add_delta(&rows, &cols, tile);
-                for row in 0..tile.rows {
-                    let factors = &factors[cols.clone()];
-                    tile.row(row)
-                        .iter_mut()
-                        .zip(factors)
-                        .for_each(|(y, c)| *y *= c);
-                }
-            },
-        )?;
+        let mut y = pool.take(scaled.len());
         each_row(
             &mut y,
             out,
@@ -246,15 +265,13 @@ impl Projections {
                 if let Some(bias) = &bias {
                     add(y, bias);
                 }
-                if let Some(start) = start {
-                    add(y, start.row(row));
+                if let Some(start) = &start {
+                    add(y, &start[row * out..][..out]);
                 }
             },
         );
-        Ok((
-            tensor(y, (n, out))?,
-            Some((factors, tensor(scaled, (n, out))?)),
-        ))
+        let rows = scaled.len() / out;
+        Ok((y, Some((factors, tensor(scaled, (rows, out))?))))
     }
 
     /// DoRA's `c = m / ||W + s B A||`, row by row, from `||w||^2 + 2 s b (A w) + s^2 b (A A^T) b`: the adapted weight is
@@ -277,12 +294,10 @@ impl Projections {
             weight: &projection.weight,
             transposed: true,
         };
-        sum_of_products(
+        make(vec![Sum::new(
             MatMut::new(&mut aw, rank, out),
-            None,
-            &[product],
-            |_, _, _| {},
-        )?;
+            vec![product],
+        )])?;
         multiply(&mut MatMut::new(&mut aa, rank, rank), false, 1.0, a, a.t());
         let scale = f64::from(lora.scale);
         let factor = |row: usize| {
@@ -343,113 +358,131 @@ impl Projections {
             .map(|(scaled, g)| scaled.as_ref().unwrap_or(g))
             .collect();
         let views = g.iter().map(|g| view(g)).collect::<Result<Vec<_>>>()?;
-        let mut g_mats = Vec::new();
-        for (projection, g) in self.all.iter().zip(&views) {
-            let out = projection.weight.dims()?.0;
-            let g = Mat::new(g, n, out);
+        let mats = self.all.iter().zip(&views).map(|(projection, g)| {
+            let (out, _) = projection.weight.dims()?;
+            Ok(Mat::new(g, n, out))
+        });
+        let g_mats = mats.collect::<Result<Vec<_>>>()?;
+        for (projection, g) in self.all.iter().zip(&g_mats) {
             if let Some(slot) = projection.weight.slot() {
-                let into = MatMut::new(gradients.at(slot, out * input), out, input);
-                add_product(into, 1.0, g.t(), x_mat);
+                let into = MatMut::new(gradients.at(slot, g.cols * input), g.cols, input);
+                make(vec![Sum::add(into, g.t(), x_mat)])?;
             }
-            g_mats.push(g);
         }
-        let mut g_low = pool.take(n * ranks);
-        if let (Some(a), Some(low)) = (&self.a, &kept.low) {
-            let low = view(low)?;
-            let low = Mat::new(&low, n, ranks);
-            for (projection, &g) in self.all.iter().zip(&g_mats) {
-                let Some(lora) = &projection.lora else {
-                    continue;
-                };
-                let (out, rank) = (g.cols, lora.rows.len());
-                let b = transposed(&view(&lora.b.tensor)?, rank);
-                let into = MatMut::strided(&mut g_low[lora.rows.start..], n, rank, ranks);
-                narrow_product(into, lora.scale, g, Mat::new(&b, rank, out));
-                if let Some(slot) = lora.b.slot {
-                    // The other way round its rows would be too short for the machine's registers.
-                    let mut db = vec![0.0; rank * out];
-                    let into = MatMut::new(&mut db, rank, out);
-                    add_product(into, 1.0, low.in_cols(lora.rows.clone()).t(), g);
-                    add(gradients.at(slot, out * rank), &transposed(&db, out));
-                }
-            }
+        let g_low = self.low_gradient(pool, &g_mats)?;
+        let mut dx = wants_input.then(|| pool.take(n * input));
+        let mut db = Vec::new();
+        for lora in self.all.iter().map(|projection| projection.lora.as_ref()) {
+            db.push(lora.map(|lora| vec![0.0; lora.b.tensor.elem_count()]));
+        }
+        {
+            let low = kept.low.as_ref().map(view).transpose()?;
+            let low = low.as_deref().map(|low| Mat::new(low, n, ranks));
             let g_low = Mat::new(&g_low, n, ranks);
-            if let (Some(slot), None) = (a.slot, dropout) {
-                let into = MatMut::new(gradients.at(slot, ranks * input), ranks, input);
-                add_product(into, 1.0, g_low.t(), x_mat);
-            } else if let (Some(slot), Some(dropout)) = (a.slot, dropout) {
-                for (projection, lora) in self.adapted() {
-                    let dropped = dropout.apply(pool, x, projection.site)?;
-                    {
-                        let (x, rank) = (view(&dropped)?, lora.rows.len());
-                        let at = slot + lora.rows.start * input;
-                        let into = MatMut::new(gradients.at(at, rank * input), rank, input);
-                        let g_low = g_low.in_cols(lora.rows.clone()).t();
-                        add_product(into, 1.0, g_low, Mat::new(&x, n, input));
-                    }
-                    pool.recycle(dropped)?;
+            let a = self.a.as_ref().map(|a| view(&a.tensor)).transpose()?;
+            let a = a.as_deref().map(|a| Mat::new(a, ranks, input));
+            let mut sums = Vec::new();
+            if let Some(dx) = &mut dx {
+                let products = self
+                    .all
+                    .iter()
+                    .zip(&g_mats)
+                    .map(|(projection, &x)| Product {
+                        x,
+                        weight: &projection.weight,
+                        transposed: false,
+                    });
+                let sum = Sum::new(MatMut::new(dx, n, input), products.collect());
+                sums.push(match (a, dropout) {
+                    (Some(a), None) => sum.plus(g_low, a),
+                    _ => sum,
+                });
+            }
+            for ((projection, &g), db) in self.all.iter().zip(&g_mats).zip(&mut db) {
+                if let (Some(lora), Some(low), Some(db)) = (&projection.lora, low, db) {
+                    // The other way round the rows of dB would be too short for the machine's registers.
+                    let into = MatMut::new(db, lora.rows.len(), g.cols);
+                    sums.push(Sum::add(into, low.in_cols(lora.rows.clone()).t(), g));
                 }
             }
+            if let (Some(slot), None) = (self.a.as_ref().and_then(|a| a.slot), dropout) {
+                let into = MatMut::new(gradients.at(slot, ranks * input), ranks, input);
+                sums.push(Sum::add(into, g_low.t(), x_mat));
+            }
+            make(sums)?;
+            if let (Some(a), Some(dropout)) = (a, dropout) {
+                self.dropout_backward(pool, x, g_low, a, dropout, gradients, dx.as_deref_mut())?;
+            }
         }
-        let dx = match wants_input {
-            true => Some(self.input_gradient(pool, (n, input), &g_mats, &g_low, dropout)?),
-            false => None,
-        };
+        for (projection, db) in self.all.iter().zip(db) {
+            if let (Some(lora), Some(db)) = (&projection.lora, db)
+                && let Some(slot) = lora.b.slot
+            {
+                let out = db.len() / lora.rows.len();
+                add(gradients.at(slot, db.len()), &transposed(&db, out));
+            }
+        }
         drop(g_mats);
         drop(views);
         pool.give(g_low);
         for scaled in scaled.into_iter().flatten() {
             pool.recycle(scaled)?;
         }
-        Ok(dx)
+        dx.map(|dx| tensor(dx, (n, input))).transpose()
     }
 
-    fn input_gradient(
+    /// `s_j g_j B_j` side by side.
+    fn low_gradient(&self, pool: &Pool, g: &[Mat<'_>]) -> Result<Vec<f32>> {
+        let (n, ranks) = (g.first().map_or(0, |g| g.rows), self.ranks()?);
+        let mut low = pool.take(n * ranks);
+        for (projection, &g) in self.all.iter().zip(g) {
+            if let Some(lora) = &projection.lora {
+                let rank = lora.rows.len();
+                let b = transposed(&view(&lora.b.tensor)?, rank);
+                let into = MatMut::strided(&mut low[lora.rows.start..], n, rank, ranks);
+                narrow_product(into, lora.scale, g, Mat::new(&b, rank, g.cols));
+            }
+        }
+        Ok(low)
+    }
+
+    /// The gradients of A, and what reaches the input through it, where each projection saw an input with other numbers
+    /// dropped.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what the backward has at hand, in one use"
+    )]
+    fn dropout_backward(
         &self,
         pool: &Pool,
-        (n, input): (usize, usize),
-        g: &[Mat<'_>],
-        g_low: &[f32],
-        dropout: Option<&Dropout>,
-    ) -> Result<Tensor> {
-        let ranks = self.ranks()?;
-        let a = self.a.as_ref().map(|a| view(&a.tensor)).transpose()?;
-        let a = a.as_deref().map(|a| Mat::new(a, ranks, input));
-        let g_low = Mat::new(g_low, n, ranks);
-        let products: Vec<Product<'_>> = self
-            .all
-            .iter()
-            .zip(g)
-            .map(|(projection, &x)| Product {
-                x,
-                weight: &projection.weight,
-                transposed: false,
-            })
-            .collect();
-        let mut dx = pool.take(n * input);
-        sum_of_products(
-            MatMut::new(&mut dx, n, input),
-            None,
-            &products,
-            |rows, cols, tile| {
-                if let (Some(a), None) = (a, dropout) {
-                    multiply(tile, true, 1.0, g_low.in_rows(rows), a.in_cols(cols));
+        x: &Tensor,
+        g_low: Mat<'_>,
+        a: Mat<'_>,
+        dropout: &Dropout,
+        gradients: &mut Gradients,
+        mut dx: Option<&mut [f32]>,
+    ) -> Result<()> {
+        let (n, input) = x.dims2()?;
+        let slot = self.a.as_ref().and_then(|a| a.slot);
+        for (projection, lora) in self.adapted() {
+            let g_low = g_low.in_cols(lora.rows.clone());
+            if let Some(slot) = slot {
+                let dropped = dropout.apply(pool, x, projection.site)?;
+                {
+                    let (x, rank) = (view(&dropped)?, lora.rows.len());
+                    let at = slot + lora.rows.start * input;
+                    let into = MatMut::new(gradients.at(at, rank * input), rank, input);
+                    make(vec![Sum::add(into, g_low.t(), Mat::new(&x, n, input))])?;
                 }
-            },
-        )?;
-        if let (Some(a), Some(dropout)) = (a, dropout) {
-            let mut part = pool.take(n * input);
-            for (projection, lora) in self.adapted() {
-                let g_low = g_low.in_cols(lora.rows.clone());
-                part.fill(0.0);
-                add_product(
-                    MatMut::new(&mut part, n, input),
-                    1.0,
-                    g_low,
-                    a.in_rows(lora.rows.clone()),
-                );
+                pool.recycle(dropped)?;
+            }
+            if let Some(dx) = dx.as_deref_mut() {
+                let mut part = pool.take(n * input);
+                let into = MatMut::new(&mut part, n, input);
+                let a = a.in_rows(lora.rows.clone());
+                make(vec![Sum::new(into, Vec::new()).plus(g_low, a)])?;
                 each_row(
-                    &mut dx,
+                    dx,
                     input,
                     #[inline(always)]
                     |row, dx| {
@@ -457,10 +490,10 @@ impl Projections {
                         dropout.add_backward(row, projection.site, part, dx);
                     },
                 );
+                pool.give(part);
             }
-            pool.give(part);
         }
-        tensor(dx, (n, input))
+        Ok(())
     }
 
     /// Adds the gradient of DoRA's magnitude and gives `c g`.
@@ -510,6 +543,13 @@ impl Projections {
             },
         );
         tensor(scaled, (n, out))
+    }
+}
+
+fn scale_columns(tile: &mut MatMut<'_>, factors: &[f32]) {
+    for row in 0..tile.rows {
+        let numbers = tile.row(row).iter_mut().zip(factors);
+        numbers.for_each(|(y, factor)| *y *= factor);
     }
 }
 

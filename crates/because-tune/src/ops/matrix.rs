@@ -199,59 +199,159 @@ thread_local! {
     static WIDENED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One product of a sum: `x W^T` with x `[n, in]`, or `x W` with x `[n, out]`.
+/// One product of a [`Sum`]: `x W^T` with x `[n, in]`, or `x W` with x `[n, out]`.
 pub(super) struct Product<'a> {
     pub(super) x: Mat<'a>,
     pub(super) weight: &'a Matrix,
     pub(super) transposed: bool,
 }
 
-/// `into = start + sum of products`, tile by tile on all threads; `finish` is given each tile, and where it lies, while it
-/// is at hand. The result does not depend on how many threads there are.
-pub(super) fn sum_of_products(
-    into: MatMut<'_>,
-    start: Option<Mat<'_>>,
-    products: &[Product<'_>],
-    finish: impl Fn(Range<usize>, Range<usize>, &mut MatMut<'_>) + Sync,
-) -> Result<()> {
-    let lent = products
+/// What a [`Sum`] begins with.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    Zero,
+    Values(Mat<'a>),
+    /// What is there.
+    Itself,
+}
+
+/// Called with the rows and columns of a tile, and the tile.
+type Finish<'a> = Box<dyn Fn(Range<usize>, Range<usize>, &mut MatMut<'_>) + Sync + 'a>;
+
+/// `into = start + sum of products`, the last of them a product of two plain matrices; `finish` is given each tile while it
+/// is at hand.
+pub(super) struct Sum<'a> {
+    into: MatMut<'a>,
+    start: Start<'a>,
+    products: Vec<Product<'a>>,
+    plain: Option<(Mat<'a>, Mat<'a>)>,
+    finish: Option<Finish<'a>>,
+}
+
+impl<'a> Sum<'a> {
+    pub(super) fn new(into: MatMut<'a>, products: Vec<Product<'a>>) -> Self {
+        Self {
+            into,
+            start: Start::Zero,
+            products,
+            plain: None,
+            finish: None,
+        }
+    }
+
+    /// `into += a b`.
+    pub(super) fn add(into: MatMut<'a>, a: Mat<'a>, b: Mat<'a>) -> Self {
+        Self {
+            start: Start::Itself,
+            ..Self::new(into, Vec::new()).plus(a, b)
+        }
+    }
+
+    /// One more product, of two plain matrices.
+    pub(super) fn plus(self, a: Mat<'a>, b: Mat<'a>) -> Self {
+        Self {
+            plain: Some((a, b)),
+            ..self
+        }
+    }
+
+    pub(super) fn start(self, start: Start<'a>) -> Self {
+        Self { start, ..self }
+    }
+
+    pub(super) fn finish(
+        self,
+        finish: impl Fn(Range<usize>, Range<usize>, &mut MatMut<'_>) + Sync + 'a,
+    ) -> Self {
+        Self {
+            finish: Some(Box::new(finish)),
+            ..self
+        }
+    }
+}
+
+/// A [`Sum`] whose weights are lent.
+struct Work<'a> {
+    /// x, the weight and its shape, and whether it is transposed.
+    products: Vec<(Mat<'a>, Numbers<'a>, (usize, usize), bool)>,
+    few: bool,
+    start: Start<'a>,
+    plain: Option<(Mat<'a>, Mat<'a>)>,
+    finish: Option<Finish<'a>>,
+}
+
+impl Work<'_> {
+    fn tile(&self, rows: Range<usize>, cols: Range<usize>, tile: &mut MatMut<'_>) {
+        let mut add = !matches!(self.start, Start::Zero);
+        if let Start::Values(start) = self.start {
+            let start = start.part(rows.clone(), cols.clone());
+            (0..tile.rows).for_each(|row| tile.row(row).copy_from_slice(start.row(row)));
+        }
+        for &(x, weight, dims, transposed) in &self.products {
+            let x = x.in_rows(rows.clone());
+            if transposed && self.few {
+                dots(tile, add, x, weight, dims.1, cols.clone());
+            } else {
+                product(tile, add, x, weight, dims, cols.clone(), transposed);
+            }
+            add = true;
+        }
+        if let Some((a, b)) = self.plain {
+            let (a, b) = (a.in_rows(rows.clone()), b.in_cols(cols.clone()));
+            multiply(tile, add, 1.0, a, b);
+        }
+        if let Some(finish) = &self.finish {
+            finish(rows, cols, tile);
+        }
+    }
+}
+
+/// Makes sums that do not depend on each other, tile by tile on all threads: together, so that no thread waits for the end of
+/// each. The results do not depend on how many threads there are.
+pub(super) fn make(sums: Vec<Sum<'_>>) -> Result<()> {
+    let lent = sums
         .iter()
-        .map(|product| product.weight.lend())
-        .collect::<Result<Vec<_>>>()?;
-    let work = products
-        .iter()
-        .zip(&lent)
-        .map(|(product, lent)| {
-            let (out, input) = product.weight.dims()?;
-            Ok((product.x, lent.numbers(), (out, input), product.transposed))
+        .map(|sum| {
+            sum.products
+                .iter()
+                .map(|product| product.weight.lend())
+                .collect()
         })
-        .collect::<Result<Vec<_>>>()?;
-    let few = into.rows <= FEW;
-    let widened = work
-        .iter()
-        .any(|(_, numbers, ..)| matches!(numbers, Numbers::Half(..)));
-    let (height, width) = match few {
-        true => (FEW, 64),
-        false => tile(into.cols, widened),
-    };
-    into.tiles(height, width)
-        .into_par_iter()
-        .for_each(|(rows, cols, mut tile)| {
-            if let Some(start) = start {
-                let start = start.part(rows.clone(), cols.clone());
-                (0..tile.rows).for_each(|row| tile.row(row).copy_from_slice(start.row(row)));
-            }
-            for (index, &(x, weight, dims, transposed)) in work.iter().enumerate() {
-                let add = index > 0 || start.is_some();
-                let x = x.in_rows(rows.clone());
-                if transposed && few {
-                    dots(&mut tile, add, x, weight, dims.1, cols.clone());
-                } else {
-                    product(&mut tile, add, x, weight, dims, cols.clone(), transposed);
-                }
-            }
-            finish(rows, cols, &mut tile);
+        .collect::<Result<Vec<Vec<_>>>>()?;
+    let (mut all, mut tiles) = (Vec::new(), Vec::new());
+    for (sum, lent) in sums.into_iter().zip(&lent) {
+        let products = sum
+            .products
+            .iter()
+            .zip(lent)
+            .map(|(product, lent)| {
+                let dims = product.weight.dims()?;
+                Ok((product.x, lent.numbers(), dims, product.transposed))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let few = sum.into.rows <= FEW && sum.plain.is_none();
+        let widened = products
+            .iter()
+            .any(|(_, numbers, ..)| matches!(numbers, Numbers::Half(..)));
+        let (height, width) = match few {
+            true => (FEW, 64),
+            false => tile(sum.into.cols, widened),
+        };
+        for (rows, cols, tile) in sum.into.tiles(height, width) {
+            tiles.push((all.len(), rows, cols, tile));
+        }
+        all.push(Work {
+            products,
+            few,
+            start: sum.start,
+            plain: sum.plain,
+            finish: sum.finish,
         });
+    }
+    tiles
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|(work, rows, cols, mut tile)| all[work].tile(rows, cols, &mut tile));
     Ok(())
 }
 
@@ -325,16 +425,6 @@ fn dots(
     });
 }
 
-/// `into += factor a b` with `into` in tiles on all threads; for products none of whose factors is a weight.
-pub(super) fn add_product(into: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
-    let (height, width) = tile(into.cols, false);
-    into.tiles(height, width)
-        .into_par_iter()
-        .for_each(|(rows, cols, mut tile)| {
-            multiply(&mut tile, true, factor, a.in_rows(rows), b.in_cols(cols));
-        });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -382,12 +472,10 @@ mod tests {
                         weight,
                         transposed,
                     };
-                    sum_of_products(
+                    make(vec![Sum::new(
                         MatMut::new(&mut out, n, width),
-                        None,
-                        &[product],
-                        |_, _, _| {},
-                    )
+                        vec![product],
+                    )])
                     .unwrap();
                     for at in [0, width - 1, n * width - 1, n * width / 2] {
                         let (row, col) = (at / width, at % width);
@@ -428,7 +516,7 @@ mod tests {
                 transposed: true,
             };
             let into = MatMut::new(&mut out, 600, 700);
-            pool.install(|| sum_of_products(into, None, &[product], |_, _, _| {}))
+            pool.install(|| make(vec![Sum::new(into, vec![product])]))
                 .unwrap();
             out
         };
@@ -451,13 +539,18 @@ mod tests {
         let finish = |_: Range<usize>, _: Range<usize>, tile: &mut MatMut<'_>| {
             (0..tile.rows).for_each(|row| tile.row(row).iter_mut().for_each(|x| *x += 1.0));
         };
-        let into = MatMut::new(&mut out, 10, 20);
-        sum_of_products(into, Some(Mat::new(&start, 10, 20)), &[products()], finish).unwrap();
-        let mut once = vec![0.0; 200];
-        let into = MatMut::new(&mut once, 10, 20);
-        sum_of_products(into, None, &[products()], |_, _, _| {}).unwrap();
-        for (out, once) in out.iter().zip(&once) {
-            assert!((out - once - 6.0).abs() < 1e-5);
+        let (mut once, mut itself) = (vec![0.0; 200], vec![2.0; 200]);
+        let sum = |into| Sum::new(MatMut::new(into, 10, 20), vec![products()]);
+        make(vec![
+            sum(&mut out)
+                .start(Start::Values(Mat::new(&start, 10, 20)))
+                .finish(finish),
+            sum(&mut once),
+            sum(&mut itself).start(Start::Itself),
+        ])
+        .unwrap();
+        for ((out, once), itself) in out.iter().zip(&once).zip(&itself) {
+            assert!((out - once - 6.0).abs() < 1e-5 && (itself - once - 2.0).abs() < 1e-5);
         }
     }
 }
