@@ -291,15 +291,18 @@ impl Qwen {
             true,
         )?;
         let mut d_mixed = d_mixed.expect("the gradient of the input was asked for");
-        pool.recycle(mixed)?;
+        let mut mixed = mixed;
         if let Some(rows) = wanted {
             let n = x.dim(0)?;
+            // A row without a gradient needs no result.
+            mixed = scatter(pool, mixed, rows, n)?;
             d_mixed = scatter(pool, d_mixed, rows, n)?;
             g = scatter(pool, g, rows, n)?;
         }
         let shape = attention_shape(&self.config);
-        let (dq, dk, dv) = attention_backward(pool, (&q, &k, &v), &d_mixed, shape, pass.segments)?;
-        for tensor in [q, k, v, d_mixed] {
+        let result = (&mixed, &d_mixed);
+        let (dq, dk, dv) = attention_backward(pool, (&q, &k, &v), result, shape, pass.segments)?;
+        for tensor in [q, k, v, mixed, d_mixed] {
             pool.recycle(tensor)?;
         }
         let dq = pass.rope.unrotate(dq, pass.segments)?;

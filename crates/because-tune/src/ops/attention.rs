@@ -75,21 +75,24 @@ fn put_columns(
         .for_each(|(row, part)| row[from..from + width].copy_from_slice(part));
 }
 
-/// Turns scores into probabilities, each row over the positions up to its own; the rest becomes zero.
-/// `first` is the position of the first row; `group` rows share a position.
-fn causal_softmax(scores: &mut [f32], width: usize, first: usize, group: usize) {
+/// Turns scores into probabilities but for the sum of each row, which it gives: each row over the positions up to its own, the
+/// rest becomes zero. `first` is the position of the first row; `group` rows share a position. Whoever reads the scores next
+/// divides by the sums on the way.
+fn causal_exponentials(scores: &mut [f32], width: usize, first: usize, group: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; scores.len() / width.max(1)];
     vectorized(
         #[inline(always)]
         || {
-            for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
+            let rows = scores.chunks_exact_mut(width).zip(&mut sums);
+            for (row, (scores, sum)) in rows.enumerate() {
                 let (seen, unseen) = scores.split_at_mut(first + row / group + 1);
                 let top = max(seen);
-                let sum = exp_in_place(seen, top);
-                scale(seen, 1.0 / sum);
+                *sum = exp_in_place(seen, top);
                 unseen.fill(0.0);
             }
         },
     );
+    sums
 }
 
 /// What the query heads of one key head see: q `[len * group, d_head]`, k and v `[past + len, d_head]`.
@@ -111,9 +114,12 @@ fn attend(q: &[f32], k: &[f32], v: &[f32], segment: Segment, shape: AttentionSha
             Mat::new(&q[block.clone()], rows, d),
             k.t(),
         );
-        causal_softmax(&mut scores, seen, segment.past + from, group);
-        let into = &mut MatMut::new(&mut out[block], rows, d);
+        let sums = causal_exponentials(&mut scores, seen, segment.past + from, group);
+        let into = &mut MatMut::new(&mut out[block.clone()], rows, d);
         multiply(into, false, 1.0, Mat::new(&scores, rows, seen), v);
+        for (out, sum) in out[block].chunks_exact_mut(d).zip(sums) {
+            scale(out, 1.0 / sum);
+        }
     }
     out
 }
@@ -192,26 +198,27 @@ fn columns<'a>(shape: AttentionShape, (q, k, v): (&'a [f32], &'a [f32], &'a [f32
     }
 }
 
-/// `(dq, dk, dv)` from g, the gradient of the result. Probabilities are computed again:
-/// `dv = P^T g`, `dS = P (g v^T - rowsum(P g v^T))`, `dq = dS k`, `dk = dS^T q`.
+/// `(dq, dk, dv)` from the result y and its gradient g. Probabilities are computed again: `dv = P^T g`,
+/// `dS = P (g v^T - rowsum(P g v^T))`, `dq = dS k`, `dk = dS^T q`; the sum of a row is `g y^T`, which is shorter (Dao et al.
+/// 2022, arXiv 2205.14135, appendix B.2).
 pub(crate) fn attention_backward(
     pool: &Pool,
     (q, k, v): (&Tensor, &Tensor, &Tensor),
-    g: &Tensor,
+    (y, g): (&Tensor, &Tensor),
     shape: AttentionShape,
     segments: &[Segment],
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let (wide, narrow, d) = (q.dims2()?, k.dims2()?, shape.head_dim);
     let width = shape.group() * d;
-    let (q, k, v, g) = (view(q)?, view(k)?, view(v)?, view(g)?);
+    let (q, k, v, y, g) = (view(q)?, view(k)?, view(v)?, view(y)?, view(g)?);
     let columns = columns(shape, (&q, &k, &v));
     let pieces = pieces(segments, shape);
     let parts: Vec<[Vec<f32>; 3]> = pieces
         .par_iter()
         .map(|&(segment, head)| {
-            let [q, g] = [columns.q, &*g].map(|all| columns.queries(all, segment, head));
+            let [q, y, g] = [columns.q, &y, &g].map(|all| columns.queries(all, segment, head));
             let [k, v] = [columns.k, columns.v].map(|all| columns.keys(all, segment, head));
-            gradients(shape, segment, [&q, &k, &v, &g])
+            gradients(shape, segment, [&q, &k, &v, &y, &g])
         })
         .collect();
     let mut dq = pool.take(q.len());
@@ -229,7 +236,11 @@ pub(crate) fn attention_backward(
 }
 
 /// `[dq, dk, dv]` of one segment and key head.
-fn gradients(shape: AttentionShape, segment: Segment, [q, k, v, g]: [&[f32]; 4]) -> [Vec<f32>; 3] {
+fn gradients(
+    shape: AttentionShape,
+    segment: Segment,
+    [q, k, v, y, g]: [&[f32]; 5],
+) -> [Vec<f32>; 3] {
     let (d, group, factor) = (shape.head_dim, shape.group(), shape.scale());
     let mut dq = vec![0.0; q.len()];
     let (mut dk, mut dv) = (vec![0.0; k.len()], vec![0.0; v.len()]);
@@ -238,6 +249,7 @@ fn gradients(shape: AttentionShape, segment: Segment, [q, k, v, g]: [&[f32]; 4])
         let to = segment.len.min(from + shape.block());
         let (rows, seen) = ((to - from) * group, segment.past + to);
         let block = from * group * d..to * group * d;
+        let (y, first) = (&y[block.clone()], segment.past + from);
         let [q, g] = [q, g].map(|all| Mat::new(&all[block.clone()], rows, d));
         let [k, v] = [k, v].map(|all| Mat::new(all, seen, d));
         weights.resize(rows * seen, 0.0);
@@ -249,7 +261,7 @@ fn gradients(shape: AttentionShape, segment: Segment, [q, k, v, g]: [&[f32]; 4])
             q,
             k.t(),
         );
-        causal_softmax(&mut weights, seen, segment.past + from, group);
+        let sums = causal_exponentials(&mut weights, seen, first, group);
         multiply(
             &mut MatMut::new(&mut slopes, rows, seen),
             false,
@@ -260,14 +272,18 @@ fn gradients(shape: AttentionShape, segment: Segment, [q, k, v, g]: [&[f32]; 4])
         vectorized(
             #[inline(always)]
             || {
-                for (slopes, weights) in slopes
+                let rows = weights
                     .chunks_exact_mut(seen)
-                    .zip(weights.chunks_exact(seen))
-                {
-                    let mean = dot(slopes, weights);
+                    .zip(slopes.chunks_exact_mut(seen));
+                for (row, (weights, slopes)) in rows.enumerate() {
+                    let mean = dot(g.row(row), &y[row * d..][..d]);
+                    let whole = 1.0 / sums[row];
+                    let (slopes, unseen) = slopes.split_at_mut(first + row / group + 1);
                     for (slope, weight) in slopes.iter_mut().zip(weights) {
-                        *slope = weight * (*slope - mean) * factor;
+                        *weight *= whole;
+                        *slope = *weight * (*slope - mean) * factor;
                     }
+                    unseen.fill(0.0);
                 }
             },
         );

@@ -183,9 +183,10 @@ fn tile(cols: usize, widened: bool) -> (usize, usize) {
     match cols {
         // Few rows where there are few columns, so that there is work for every core.
         0..512 => (256, 256),
-        // A weight is widened once for each block of rows.
+        // A weight is widened, and laid out for the kernel, once for each block of rows.
         _ if widened => (1024, 256),
-        _ => (512, 256),
+        512..1024 => (512, 256),
+        _ => (1024, 256),
     }
 }
 

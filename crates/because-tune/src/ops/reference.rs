@@ -419,7 +419,8 @@ fn attention_agrees_with_plain_candle_on_ragged_and_shared_rows_and_across_block
     let (tq, tk, tv) = (turned(&q), turned(&k), own(&v));
     let out = attention(&pool, (&tq, &tk, &tv), shape, &segments).unwrap();
     let g = weights(&out);
-    let (dq, dk, dv) = attention_backward(&pool, (&tq, &tk, &tv), &g, shape, &segments).unwrap();
+    let (dq, dk, dv) =
+        attention_backward(&pool, (&tq, &tk, &tv), (&out, &g), shape, &segments).unwrap();
     let (dq, dk) = (
         rope.unrotate(dq, &segments).unwrap(),
         rope.unrotate(dk, &segments).unwrap(),

@@ -168,6 +168,7 @@ pub(super) fn logistic(x: f32) -> f32 {
 
 /// `e^x` within two units in the last place, without a branch or a call, so that a loop over it becomes vector code.
 ///
+/// Products and sums are fused, which every machine rounds alike and those with such an instruction do in one step.
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` by the minimax polynomial of the Cephes library; `2^n` by its bits.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
@@ -177,16 +178,16 @@ pub(super) fn exp(x: f32) -> f32 {
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let x = if x > 88.0 { 88.0 } else { x };
     let x = if x < -87.0 { -87.0 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = x - n * LN_2_HIGH - n * LN_2_LOW;
-    let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_2e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.5;
-    let power = p * r * r + r + 1.0;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    let mut p = 1.987_569_1e-4f32;
+    p = p.mul_add(r, 1.398_2e-3);
+    p = p.mul_add(r, 8.333_452e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_5e-1);
+    p = p.mul_add(r, 0.5);
+    let power = p.mul_add(r * r, r) + 1.0;
     let exponent = shifted
         .to_bits()
         .wrapping_sub(ROUND.to_bits())
