@@ -80,5 +80,5 @@ pub use pipeline::{Event, Pairs, Pipeline, StageReport, StageStatus};
 #[cfg(feature = "tune")]
 pub use pipeline::{Explained, base_of, training_event};
 pub use settings::{
-    ContrastSettings, EvaluateSettings, LlmSettings, ProfileSettings, Settings, TrainSettings,
+    BudgetFor, ContrastSettings, EvaluateSettings, LlmSettings, ProfileSettings, Settings, TrainSettings,
 };
