@@ -113,6 +113,11 @@ impl Profiles {
         self.records.values()
     }
 
+    /// All records, taken apart, in the same order.
+    pub fn into_records(self) -> impl ExactSizeIterator<Item = ProfileRecord> {
+        self.records.into_values()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,4 +1,5 @@
 mod file;
+mod paid;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use crate::{ChatError, ChatResponse, ModelId, RequestKey, Result, Usage};
 
 use file::Lock;
+pub use paid::Paid;
 use writer::{Op, Writer};
 
 /// The answers and the audit of a project: one SQLite file that any SQLite tool opens, also while a run goes on.

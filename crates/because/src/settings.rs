@@ -544,7 +544,10 @@ mod tests {
             std::error::Error::source(&error).unwrap().to_string()
         };
         let said = of("input = -1.0");
-        assert!(said.contains("input = -1") && said.contains("line"), "{said}");
+        assert!(
+            said.contains("input = -1") && said.contains("line"),
+            "{said}"
+        );
         let said = of("inputs = 1.0");
         assert!(said.contains("inputs") && said.contains("line"), "{said}");
     }
