@@ -22,6 +22,21 @@ impl Output {
         !self.quiet
     }
 
+    /// Whether a program reads the result.
+    #[cfg(feature = "tune")]
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Where a run stands that goes on another time: the object with `--json` on standard output, and in any case what `text`
+    /// writes of it on standard error.
+    pub(crate) fn standstill(self, object: &impl Serialize, text: &str) {
+        if self.json {
+            self.result(object, String::new);
+        }
+        let _ = writeln!(std::io::stderr(), "{}", for_terminal(text.trim_end()));
+    }
+
     /// The result of a command: the object with `--json`, else what `text` writes of it.
     pub(crate) fn result(self, object: &impl Serialize, text: impl FnOnce() -> String) {
         let printed = if self.json {

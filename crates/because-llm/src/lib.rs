@@ -91,7 +91,7 @@ pub use replay::Replay;
 pub use retrying::Retrying;
 pub use spec::{ModelSpec, ModelSpecError};
 pub use stack::ModelStack;
-pub use store::{ModelTotals, Paid, Store, StoreTotals};
+pub use store::{ModelTotals, Paid, PaidCall, Store, StoreTotals};
 #[cfg(feature = "tokenizer-json")]
 pub use tokens::TokenizerError;
 pub use tokens::{Calibration, Learnt, TokenCounter};

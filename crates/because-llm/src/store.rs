@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{ChatError, ChatResponse, ModelId, RequestKey, Result, Usage};
 
 use file::Lock;
-pub use paid::Paid;
+pub use paid::{Paid, PaidCall};
 use writer::{Op, Writer};
 
 /// The answers and the audit of a project: one SQLite file that any SQLite tool opens, also while a run goes on.

@@ -1,9 +1,26 @@
-use rusqlite::{Params, Row};
+use rusqlite::Row;
 
 use super::{Store, unsigned};
-use crate::{ModelId, RequestKey, Result, Usage};
+use crate::{Result, Usage};
 
 /// What calls that went out came to, as the store's `attempts` have it.
+///
+/// ```
+/// use because_llm::{Audited, ChatModel, ChatRequest, Message, Offline, Paid, Store};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let store = Store::open(folder.path().join("llm.sqlite"))?;
+/// let model = Audited::new(Offline, store.clone());
+/// model.chat(&ChatRequest::new(vec![Message::user("Say something about sand.")])).await?;
+/// store.flush()?;
+/// let mut all = Paid::default();
+/// store.each_paid(|call| all += call.paid)?;
+/// assert_eq!((all.calls, all.answered), (1, 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Paid {
@@ -19,61 +36,62 @@ pub struct Paid {
     pub answered_ms: u64,
 }
 
+/// One call that went out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PaidCall<'a> {
+    /// The bytes of its request's key.
+    pub key: &'a [u8],
+    /// The model that was asked.
+    pub model: &'a str,
+    /// Where that is.
+    pub endpoint: &'a str,
+    /// What it came to.
+    pub paid: Paid,
+}
+
 impl Store {
-    /// What a request came to so far, with everything that was sent again; nothing where it was never sent.
+    /// Goes through every call that went out, in one pass and in no particular order.
     ///
     /// # Errors
     /// [`ChatError::Store`](crate::ChatError::Store) when the file cannot be read.
-    pub fn paid_for(&self, key: &RequestKey) -> Result<Paid> {
-        self.paid("key = ?1", [key.as_bytes()])
-    }
-
-    /// What all requests to a model came to.
-    ///
-    /// # Errors
-    /// As [`paid_for`](Self::paid_for).
-    pub fn paid_to(&self, model: &ModelId) -> Result<Paid> {
-        self.paid(
-            "model = ?1 AND endpoint = ?2",
-            [&model.model, &model.endpoint],
-        )
-    }
-
-    fn paid(&self, which: &str, parameters: impl Params) -> Result<Paid> {
-        let sql = format!(
-            "SELECT outcome = 'ok', count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens),
-                    sum(reasoning_tokens), sum(coalesce(latency_ms, 0)) FROM attempts WHERE {which} GROUP BY 1"
-        );
+    pub fn each_paid(&self, mut each: impl FnMut(PaidCall<'_>)) -> Result<()> {
+        const CALLS: &str = "SELECT key, model, endpoint, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens,
+            outcome = 'ok', coalesce(latency_ms, 0) FROM attempts";
         self.read(|reader| {
-            let mut statement = reader.prepare_cached(&sql)?;
-            let mut rows = statement.query(parameters)?;
-            let mut paid = Paid::default();
+            let mut statement = reader.prepare(CALLS)?;
+            let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                paid.add(row)?;
+                each(PaidCall {
+                    key: row.get_ref(0)?.as_blob()?,
+                    model: row.get_ref(1)?.as_str()?,
+                    endpoint: row.get_ref(2)?.as_str()?,
+                    paid: paid(row)?,
+                });
             }
-            Ok(paid)
+            Ok(())
         })
     }
 }
 
-impl Paid {
-    fn add(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
-        let calls = unsigned(row, 1)?;
-        let usage = Usage {
-            prompt_tokens: unsigned(row, 2)?,
-            completion_tokens: unsigned(row, 3)?,
-            cached_tokens: unsigned(row, 4)?,
-            reasoning_tokens: unsigned(row, 5)?,
-        };
-        self.calls += calls;
-        self.usage += usage;
-        if row.get(0)? {
-            self.answered += calls;
-            self.answered_usage += usage;
-            self.answered_ms += unsigned(row, 6)?;
-        }
-        Ok(())
+fn paid(row: &Row<'_>) -> rusqlite::Result<Paid> {
+    let usage = Usage {
+        prompt_tokens: unsigned(row, 3)?,
+        completion_tokens: unsigned(row, 4)?,
+        cached_tokens: unsigned(row, 5)?,
+        reasoning_tokens: unsigned(row, 6)?,
+    };
+    let mut paid = Paid {
+        calls: 1,
+        usage,
+        ..Paid::default()
+    };
+    if row.get(7)? {
+        paid.answered = 1;
+        paid.answered_usage = usage;
+        paid.answered_ms = unsigned(row, 8)?;
     }
+    Ok(paid)
 }
 
 impl std::ops::AddAssign for Paid {

@@ -172,9 +172,9 @@ impl Pipeline {
         } else {
             self.bare_model(reasoner)?.id()
         };
-        let mut speakers = vec![self.speaker(writer, &writer_id, options, store)?];
+        let mut speakers = vec![self.speaker(writer, &writer_id, options)?];
         if reasoner_id != writer_id {
-            speakers.push(self.speaker(reasoner, &reasoner_id, options, store)?);
+            speakers.push(self.speaker(reasoner, &reasoner_id, options)?);
         }
         let explains = speakers.len() - 1;
 
@@ -224,12 +224,14 @@ impl Pipeline {
                 done,
             )?;
         }
-        let sight = survey.finish();
+        let ids = [writer_id.clone(), reasoner_id.clone()];
+        let sight = survey.finish(&ids[..=explains])?;
         let rows = sight.rows;
         for (at, speaker) in speakers.iter_mut().enumerate() {
             let own = |place: usize| (if place < by_writer { 0 } else { explains }) == at;
             let rows = rows.iter().enumerate().filter(|(place, _)| own(*place));
             speaker.learn(rows.map(|(_, row)| row));
+            speaker.saw(&sight.paid[at]);
         }
         let mut plan = Plan {
             stages: Vec::new(),
@@ -244,9 +246,13 @@ impl Pipeline {
         };
         let prices = self.prices()?;
         for (place, row) in rows.iter().enumerate() {
-            let speaker = &speakers[if place < by_writer { 0 } else { explains }];
+            let (speaker, rows) = match place < by_writer {
+                true => (&speakers[0], &rows[..by_writer]),
+                false => (&speakers[explains], &rows[by_writer..]),
+            };
             let sums = Sums {
                 speaker,
+                rows,
                 profile_stand_in: sight.profile_stand_in,
                 profile: sight.profile,
                 shared_stand_in: sight.shared_stand_in,
@@ -279,24 +285,16 @@ impl Pipeline {
         Ok(plan)
     }
 
-    fn speaker(
-        &self,
-        spec: &ModelSpec,
-        id: &ModelId,
-        options: &PlanOptions,
-        store: Option<&Store>,
-    ) -> Result<Speaker> {
+    fn speaker(&self, spec: &ModelSpec, id: &ModelId, options: &PlanOptions) -> Result<Speaker> {
         let llm = &self.settings.llm;
         let price = match is_paid(spec) {
             true => self.prices()?.get(&id.model).cloned(),
             false => Some(Price::free()),
         };
-        let seen = store.map(|store| store.paid_to(id)).transpose()?;
         Ok(Speaker::new(
-            id.clone(),
+            id,
             llm.token_counter(&id.model, self.project.root())?,
             price,
-            seen.unwrap_or_default(),
             (options, llm.concurrency),
         ))
     }

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 use because_llm::{Budget, ModelSpec, Price, PriceError, PriceTable, Spent};
 use serde::Serialize;
 
-use super::plan::{Amounts, Interval};
-use super::{Event, Pairs, Pipeline, PlanOptions};
+use super::plan::Amounts;
+use super::{Event, Pipeline, PlanOptions};
 use crate::settings::BudgetFor;
 use crate::{Error, Fault, Result};
 
@@ -88,7 +88,10 @@ impl Pipeline {
             cause = source.source();
         }
         let spent = self.spent();
-        let rest = match self.plan(options) {
+        // What is left is wanted now, and not to the last call.
+        let mut options = options.clone();
+        options.sample = options.sample.min(500);
+        let rest = match self.plan(&options) {
             Ok(plan) => Some(plan.left),
             Err(error) => {
                 tracing::debug!(%error, "what is left cannot be planned");

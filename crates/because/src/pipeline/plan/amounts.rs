@@ -61,9 +61,9 @@ impl Interval {
     fn whole(self) -> Self {
         // What is a whole number but for the dust of floating point stays that number.
         Self {
-            low: (self.low + 1e-6).floor(),
-            expected: self.expected.round(),
-            high: (self.high - 1e-6).ceil(),
+            low: (self.low + 1e-6).floor().abs(),
+            expected: self.expected.round().abs(),
+            high: (self.high - 1e-6).ceil().abs(),
         }
     }
 }

@@ -8,8 +8,6 @@ use super::{PlanOptions, Row};
 #[derive(Debug, Serialize)]
 pub(super) struct Speaker {
     pub(super) model: String,
-    #[serde(skip)]
-    pub(super) id: ModelId,
     /// What its tokens are counted with.
     counter: String,
     /// How far off the counts may be.
@@ -38,39 +36,37 @@ pub(super) struct Speaker {
 
 impl Speaker {
     pub(super) fn new(
-        id: ModelId,
+        id: &ModelId,
         tokens: TokenCounter,
         price: Option<Price>,
-        seen: Paid,
         (options, concurrency): (&PlanOptions, usize),
     ) -> Self {
-        let share = |part: u64, whole: u64| {
-            if whole == 0 {
-                0.0
-            } else {
-                part as f64 / whole as f64
-            }
-        };
-        let measured =
-            (seen.answered > 0).then(|| seen.answered_ms as f64 / 1000.0 / seen.answered as f64);
         Self {
             model: id.model.clone(),
             thinks: thinks(&id.model),
             in_process: !id.endpoint.starts_with("http"),
-            id,
             counter: tokens.name(),
             count_error: tokens.error(),
             tokens,
             ratio: 1.0,
             learnt_from_calls: 0,
-            cached_share: share(
-                seen.answered_usage.cached_tokens,
-                seen.answered_usage.prompt_tokens,
-            ),
-            seconds_per_call: options.latency_secs.or(measured),
+            cached_share: 0.0,
+            seconds_per_call: options.latency_secs,
             price,
             concurrency: concurrency.max(1) as f64,
             limits: (options.requests_per_minute, options.tokens_per_minute),
+        }
+    }
+
+    /// Learns from all calls it has answered.
+    pub(super) fn saw(&mut self, paid: &Paid) {
+        if paid.answered > 0 {
+            let mean = paid.answered_ms as f64 / 1000.0 / paid.answered as f64;
+            self.seconds_per_call.get_or_insert(mean);
+        }
+        let usage = &paid.answered_usage;
+        if usage.prompt_tokens > 0 {
+            self.cached_share = usage.cached_tokens as f64 / usage.prompt_tokens as f64;
         }
     }
 

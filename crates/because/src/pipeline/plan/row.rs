@@ -135,6 +135,11 @@ impl Row {
         }
     }
 
+    /// Whether nothing is left to ask, as far as it was looked.
+    pub(super) fn is_answered(&self) -> bool {
+        self.done || self.left.calls == 0.0
+    }
+
     /// How likely a contrastive question is answered right, from those that were and a guess that weighs as much as ten.
     fn luck(&self) -> f64 {
         (self.found as f64 + 7.0) / (self.picked as f64 + 10.0)
@@ -150,7 +155,7 @@ impl Row {
     }
 
     fn of(&self, single: &Sum, of: &Sums<'_>) -> Amounts {
-        let answer = self.answer_length(of.speaker);
+        let answer = self.answer_length(of);
         let mut calls = Interval::exactly(single.calls);
         let mut prompts = of.prompt_tokens(single);
         for (at, chain) in self.open.iter().enumerate() {
@@ -208,20 +213,37 @@ impl Row {
         (calls, tokens)
     }
 
-    /// An answer's tokens: what was seen in this row, else at this model's settings, else a guess.
-    fn answer_length(&self, speaker: &Speaker) -> Interval {
-        if self.paid.answered >= 5 {
-            let mean =
-                self.paid.answered_usage.completion_tokens as f64 / self.paid.answered as f64;
+    /// An answer's tokens: what was seen in this row, or in others of its kind, else a guess.
+    fn answer_length(&self, of: &Sums<'_>) -> Interval {
+        if let Some(mean) = mean_answer(&self.paid) {
             return Interval::around(mean, 0.1);
         }
-        answer_tokens(self.answer, self.words, speaker.thinks)
+        let alike = of
+            .rows
+            .iter()
+            .filter(|row| (row.answer, row.words) == (self.answer, self.words));
+        let mut paid = Paid::default();
+        for row in alike {
+            paid += row.paid;
+        }
+        match mean_answer(&paid) {
+            Some(mean) => Interval::around(mean, 0.25),
+            None => answer_tokens(self.answer, self.words, of.speaker.thinks),
+        }
     }
+}
+
+/// The mean length of answers, where there are enough of them to tell.
+fn mean_answer(paid: &Paid) -> Option<f64> {
+    (paid.answered >= 5)
+        .then(|| paid.answered_usage.completion_tokens as f64 / paid.answered as f64)
 }
 
 /// What all rows of a model are turned into amounts with.
 pub(super) struct Sums<'a> {
     pub(super) speaker: &'a Speaker,
+    /// All rows of that model.
+    pub(super) rows: &'a [Row],
     /// Tokens of the stand-ins in counted prompts, and of the texts they stand for.
     pub(super) profile_stand_in: f64,
     pub(super) profile: Interval,

@@ -1,13 +1,13 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use because_contrast::{Contrast, Explainer, Verdict};
 use because_core::{Item, ItemId, Node, Profiles, Role, Side};
 use because_graph::{BipartiteGraph, ItemScorer, NodeIndex, edge_rank};
-use because_llm::{ChatRequest, ModelId, Offline, RequestKey, Store, TokenCounter};
+use because_llm::{ChatRequest, ModelId, Offline, Paid, RequestKey, Store, TokenCounter};
 use because_propagate::{InitialCalls, MessagePassing};
 
 use super::amounts::Interval;
-use super::row::{Answer, Row, Sum, text_tokens};
+use super::row::{Answer, Counted, Row, Sum, text_tokens};
 use super::texts::{Question, Texts, both};
 use crate::Result;
 use crate::pipeline::Pairs;
@@ -18,8 +18,8 @@ pub(super) struct Survey<'a> {
     texts: Texts<'a>,
     counter: &'a TokenCounter,
     pub(super) rows: Vec<Row>,
-    /// Questions met before: a run asks them once.
-    met: HashSet<RequestKey>,
+    /// The questions that a run will ask to the letter, each once: in which row, and how long.
+    met: HashMap<RequestKey, Met>,
     sample: usize,
     seed: u64,
     /// Lengths of texts that are known, in tokens.
@@ -27,6 +27,13 @@ pub(super) struct Survey<'a> {
     shared_lengths: Lengths,
     feedback: f64,
     words: (usize, usize),
+}
+
+/// Where a question was met.
+#[derive(Debug, Clone, Copy)]
+struct Met {
+    row: usize,
+    tokens: u64,
 }
 
 /// What a survey saw.
@@ -37,6 +44,8 @@ pub(super) struct Sight {
     pub(super) shared_stand_in: f64,
     pub(super) shared: Interval,
     pub(super) feedback: f64,
+    /// What was paid to each of the models asked about.
+    pub(super) paid: Vec<Paid>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +89,7 @@ impl<'a> Survey<'a> {
             texts: Texts::new(sources, answers, stand_ins),
             counter,
             rows: Vec::new(),
-            met: HashSet::new(),
+            met: HashMap::new(),
             sample: sample.max(1),
             seed,
             profile_lengths: Lengths::default(),
@@ -101,7 +110,7 @@ impl<'a> Survey<'a> {
             let asked: Vec<NodeIndex> = self.asked(0, self.texts.graph.nodes(side)).collect();
             for index in self.drawn(&mut row, asked) {
                 let question = self.texts.initial_question(index)?;
-                let answered = self.look(&mut row, question)?;
+                let answered = self.look(&mut row, self.rows.len(), question)?;
                 if answered.is_some()
                     && let Some(text) = self.texts.text(0, index)?
                 {
@@ -128,13 +137,13 @@ impl<'a> Survey<'a> {
             second.looked += 1;
             let question = self.texts.aggregate_question(layer, index)?;
             let shared = self
-                .look(&mut first, question)?
+                .look(&mut first, self.rows.len(), question)?
                 .and_then(|answer| because_propagate::parse_shared(&answer).ok());
             if let Some(shared) = &shared {
                 self.shared_lengths.note(self.counter, shared);
             }
             let question = self.texts.update_with(layer, index, shared.as_deref())?;
-            self.look(&mut second, question)?;
+            self.look(&mut second, self.rows.len() + 1, question)?;
         }
         self.rows.push(first);
         self.rows.push(second);
@@ -159,7 +168,17 @@ impl<'a> Survey<'a> {
         let graph = self.texts.graph;
         let layer = self.texts.layers.len() - 1;
         let explainer = Explainer::new(Offline::new()).contrast(contrast);
-        let sampler = contrast.sampler(scorer);
+        // While profiles are not written, only the number of candidates is known of a prompt; ranking them would tell no
+        // more than drawing them.
+        let sampler = match self.profiles_are_written() {
+            true => contrast.sampler(scorer),
+            false => Contrast {
+                hard: 0,
+                random: contrast.hard + contrast.random,
+                ..contrast
+            }
+            .sampler(scorer),
+        };
         let titles: HashMap<&str, &str> = items
             .iter()
             .filter_map(|item| Some((item.item.as_str(), item.title.as_deref()?)))
@@ -175,7 +194,7 @@ impl<'a> Survey<'a> {
             let known = |index| self.texts.is_known(layer, index);
             let chosen = chosen_pairs(graph, known, *pairs, self.seed);
             row.asked = chosen.len();
-            let share = self.sample as f64 / chosen.len().max(1) as f64;
+            let share = self.sample.min(MOST_PAIRS) as f64 / chosen.len().max(1) as f64;
             for (user, item) in chosen {
                 let drawn = edge_rank(self.seed, PAIRS, Side::User, user.as_str(), item.as_str());
                 if share < 1.0 && drawn as f64 >= share * 2f64.powi(64) {
@@ -191,7 +210,7 @@ impl<'a> Survey<'a> {
                     .chain([Node::User(user.clone())]);
                 for node in nodes {
                     if let Some(index) = graph.index(&node)
-                        && let Some(text) = self.text_of(layer, index, &mut stand_ins)?
+                        && let Some(text) = self.texts.stood_for(layer, index, &mut stand_ins)?
                     {
                         texts.insert(node, text);
                     }
@@ -212,15 +231,16 @@ impl<'a> Survey<'a> {
                 let mut wrong = Vec::new();
                 let most = contrast.max_attempts.max(1);
                 while wrong.len() < most {
-                    let Some(answer) = self.answered(&mut row, &question)? else {
-                        let tokens = self.counter.request(&question.request);
+                    let (answer, counted) = self.count(self.rows.len(), &question)?;
+                    let Some(answer) = answer else {
                         let left = most - wrong.len();
                         if row.open.len() < left {
                             row.open.resize(left, Sum::default());
                         }
-                        row.open[left - 1].add(question.counted(tokens));
+                        row.open[left - 1].add(counted);
                         break;
                     };
+                    row.whole.add(counted);
                     row.picked += 1;
                     let Ok(verdict) = Verdict::parse(&answer, candidates.len()) else {
                         break;
@@ -238,25 +258,44 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Sight {
+    /// Adds what was paid for the questions met, and to these models, as the store has it.
+    pub(super) fn finish(mut self, models: &[ModelId]) -> Result<Sight> {
+        let mut paid = vec![Paid::default(); models.len()];
+        if let Some(store) = self.texts.store {
+            let met: HashMap<&[u8], Met> = self
+                .met
+                .iter()
+                .map(|(key, met)| (&key.as_bytes()[..], *met))
+                .collect();
+            let rows = &mut self.rows;
+            store.each_paid(|call| {
+                for (model, paid) in models.iter().zip(&mut paid) {
+                    if (call.model, call.endpoint) == (&*model.model, &*model.endpoint) {
+                        *paid += call.paid;
+                    }
+                }
+                if let Some(met) = met.get(call.key) {
+                    rows[met.row].paid += call.paid;
+                    rows[met.row].estimated += met.tokens * call.paid.answered;
+                }
+            })?;
+        }
         let counted = |text: &str| self.counter.text(text) as f64;
-        Sight {
+        Ok(Sight {
+            paid,
             profile_stand_in: counted(self.texts.stand_in),
             profile: self.profile_lengths.of(self.words.0),
             shared_stand_in: counted(self.texts.shared_stand_in),
             shared: self.shared_lengths.of(self.words.1),
             feedback: self.feedback,
             rows: self.rows,
-        }
+        })
     }
 
-    fn text_of(
-        &mut self,
-        layer: usize,
-        index: NodeIndex,
-        stand_ins: &mut usize,
-    ) -> Result<Option<std::sync::Arc<str>>> {
-        self.texts.stood_for(layer, index, stand_ins)
+    fn profiles_are_written(&self) -> bool {
+        let last = self.texts.layers.last();
+        last.is_some_and(|layer| layer.file.is_some())
+            || self.texts.store.is_some() && self.rows.iter().all(Row::is_answered)
     }
 
     fn asked<'s>(
@@ -288,40 +327,37 @@ impl<'a> Survey<'a> {
 
     /// Adds a question that is asked once; gives back its answer, where there is one. One that a run has met before costs
     /// nothing.
-    fn look(&mut self, row: &mut Row, question: Question) -> Result<Option<String>> {
+    fn look(&mut self, row: &mut Row, place: usize, question: Question) -> Result<Option<String>> {
         let all = row.looked == row.asked;
-        if question.is_exact() && all && !self.met.insert(question.request.key(self.texts.model)) {
-            row.asked -= 1;
-            row.looked -= 1;
-            return self.texts.answer(&question);
+        if all && question.is_exact() {
+            let key = question.request.key(self.texts.model);
+            if self.met.contains_key(&key) {
+                row.asked -= 1;
+                row.looked -= 1;
+                return self.texts.answer(&question);
+            }
         }
-        let answer = self.answered(row, &question)?;
+        let (answer, counted) = self.count(place, &question)?;
+        row.whole.add(counted);
         if answer.is_none() {
-            let counted = question.counted(self.counter.request(&question.request));
-            row.whole.add(counted);
             row.left.add(counted);
         }
         Ok(answer)
     }
 
-    /// The answer to a question, if it has one, and what that took.
-    fn answered(&mut self, row: &mut Row, question: &Question) -> Result<Option<String>> {
-        let Some(store) = self.texts.store.filter(|_| question.is_exact()) else {
-            return Ok(None);
-        };
-        let key = question.request.key(self.texts.model);
-        let answer = store.get(&key)?.map(|response| response.answer);
-        let paid = store.paid_for(&key)?;
-        row.paid += paid;
-        if answer.is_some() {
-            let tokens = self.counter.request(&question.request);
-            row.estimated += tokens * paid.answered;
-            row.whole.add(question.counted(tokens));
+    /// Counts a question and remembers it, if it is what a run will ask; with its answer, if it has one.
+    fn count(&mut self, row: usize, question: &Question) -> Result<(Option<String>, Counted)> {
+        let tokens = self.counter.request(&question.request);
+        if question.is_exact() {
+            let key = question.request.key(self.texts.model);
+            self.met.insert(key, Met { row, tokens });
         }
-        Ok(answer)
+        Ok((self.texts.answer(question)?, question.counted(tokens)))
     }
 }
 
+/// Pairs looked at in a split: finding the candidates of one takes as long as a thousand other questions.
+const MOST_PAIRS: usize = 1000;
 /// Tells the lots of a sample from those of a run's own draws.
 const PAIRS: usize = usize::MAX;
 
