@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod hub_ids;
+mod money;
 mod training;
 mod whole_path;
 
