@@ -51,6 +51,7 @@ mod drive;
 mod ending;
 mod error;
 mod instructions;
+mod key;
 mod limited;
 mod offline;
 #[cfg(feature = "openai")]
@@ -68,11 +69,12 @@ mod validated;
 pub use audited::Audited;
 pub use cached::Cached;
 pub use chat::{
-    BoxFuture, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId, RequestKey,
-    Role, Sampling, Usage,
+    BoxFuture, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId, Role, Sampling,
+    Usage,
 };
 pub use drive::{Halted, Stop, drive};
 pub use error::{ChatError, Result};
+pub use key::RequestKey;
 pub use limited::Limited;
 pub use offline::Offline;
 #[cfg(feature = "openai")]
@@ -83,5 +85,8 @@ pub use replay::Replay;
 pub use retrying::Retrying;
 pub use spec::{ModelSpec, ModelSpecError};
 pub use stack::ModelStack;
-pub use store::{ModelTotals, Store, StoreTotals};
+pub use store::{
+    Attempt, CallStats, KeptAnswer, ModelStats, ModelTotals, Prune, Pruned, Quantiles, RowFilter, Store,
+    StoreStats, StoreTotals,
+};
 pub use validated::Validated;
