@@ -12,6 +12,7 @@ use because::llm::{
 };
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
+use futures_util::{FutureExt, StreamExt, stream};
 
 fn main() {
     divan::main();
@@ -41,20 +42,29 @@ fn request(number: usize) -> ChatRequest {
     .seed(number as u64)
 }
 
-/// Answers at once, with about 0.9 kB.
-struct AtOnce;
+/// Answers at once, with about 0.9 kB made before.
+struct AtOnce(Vec<String>);
+
+impl AtOnce {
+    fn new() -> Self {
+        let answer = |number: usize| {
+            let mut words: Vec<&str> = TEXT.split(' ').collect();
+            words.rotate_left(number % 40);
+            let (first, second) = (words.join(" "), &TEXT[number..number + 250]);
+            format!(
+                "{{\"reasoning\":\"{first} number {number}\",\"summary\":\"{second} and so on\"}}"
+            )
+        };
+        Self((0..64).map(answer).collect())
+    }
+}
 
 impl ChatModel for AtOnce {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        let mut words: Vec<&str> = TEXT.split(' ').collect();
-        words.rotate_left(request.seed.unwrap_or_default() as usize % 40);
-        let summary = words.join(" ");
         let mut response = ChatResponse::default();
-        response.answer = format!(
-            "{{\"reasoning\":\"{summary} number {:?}\",\"summary\":\"{} and so on, for those who know what they look for\"}}",
-            request.seed,
-            &TEXT[..250]
-        );
+        response
+            .answer
+            .clone_from(&self.0[request.seed.unwrap_or_default() as usize % 64]);
         response.finish_reason = Some("stop".into());
         response.usage.prompt_tokens = 400;
         response.usage.completion_tokens = 180;
@@ -82,17 +92,23 @@ fn runtime() -> tokio::runtime::Runtime {
 fn filled() -> Store {
     let store = open("filled.sqlite");
     if store.totals().expect("a new file").responses < KEPT as u64 {
-        runtime().block_on(ask(&Cached::new(AtOnce, store.clone()), 0..KEPT));
+        let model = Cached::new(AtOnce::new(), store.clone());
+        for begin in (0..KEPT).step_by(1000) {
+            runtime().block_on(ask(&model, &requests(begin..begin + 1000)));
+        }
     }
     store
 }
 
+fn requests(numbers: std::ops::Range<usize>) -> Vec<ChatRequest> {
+    numbers.map(request).collect()
+}
+
 /// Asks for all of these, 64 at once.
-async fn ask(model: &(impl ChatModel + ?Sized), numbers: std::ops::Range<usize>) {
-    use futures_util::{StreamExt, stream};
-    stream::iter(numbers)
-        .for_each_concurrent(64, |number| async move {
-            model.chat(&request(number)).await.expect("it answers");
+async fn ask(model: &(impl ChatModel + ?Sized), requests: &[ChatRequest]) {
+    stream::iter(requests)
+        .for_each_concurrent(64, |request| async {
+            model.chat(request).await.expect("it answers");
         })
         .await;
 }
@@ -112,26 +128,52 @@ fn missing(bencher: Bencher<'_, '_>) {
         .bench(|| store.get(black_box(&key)));
 }
 
+/// A request of a finished run asked again, key and all.
 #[divan::bench(threads = CORES)]
-fn kept_in_sqlite(bencher: Bencher<'_, '_>) {
-    let store = filled();
-    let keys: Vec<_> = (0..KEPT).map(|n| request(n).key(&ModelId::default())).collect();
+fn answered_from_sqlite(bencher: Bencher<'_, '_>) {
+    answered(
+        bencher,
+        &Cached::new(AtOnce::new(), filled().memory(0)),
+        KEPT,
+    );
+}
+
+/// The same where this process has had the answer before.
+#[divan::bench(threads = CORES)]
+fn answered_from_memory(bencher: Bencher<'_, '_>) {
+    answered(bencher, &Cached::new(AtOnce::new(), filled()), 2000);
+}
+
+fn answered(bencher: Bencher<'_, '_>, model: &(impl ChatModel + ?Sized), kept: usize) {
+    let asked = requests(0..kept);
+    runtime().block_on(ask(model, &asked));
     let next = AtomicUsize::new(0);
-    bencher.counter(ItemsCount::new(1usize)).bench(|| {
-        let number = next.fetch_add(7919, Ordering::Relaxed) % KEPT;
-        store.get(&keys[number])
+    // Many at a time, or the clock would show.
+    bencher.counter(ItemsCount::new(100usize)).bench(|| {
+        for _ in 0..100 {
+            let number = next.fetch_add(7919, Ordering::Relaxed) % kept;
+            model
+                .chat(&asked[number])
+                .now_or_never()
+                .expect("nothing to wait for")
+                .expect("it answers");
+        }
     });
 }
 
+const CALLS: usize = 20_000;
+
 #[divan::bench(sample_count = 10, sample_size = 1)]
 fn calls_that_go_out_20000(bencher: Bencher<'_, '_>) {
-    const CALLS: usize = 20_000;
     let runtime = runtime();
     let store = open("written.sqlite");
-    let model = Cached::new(Audited::new(AtOnce, store.clone()), store.clone());
+    let model = Cached::new(Audited::new(AtOnce::new(), store.clone()), store.clone());
     let mut begun = 0;
-    bencher.counter(ItemsCount::new(CALLS)).bench_local(|| {
-        runtime.block_on(ask(&model, begun..begun + CALLS));
-        begun += CALLS;
-    });
+    bencher
+        .counter(ItemsCount::new(CALLS))
+        .with_inputs(|| {
+            begun += CALLS;
+            requests(begun - CALLS..begun)
+        })
+        .bench_local_refs(|requests| runtime.block_on(ask(&model, requests)));
 }

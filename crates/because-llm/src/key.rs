@@ -320,7 +320,7 @@ mod tests {
             endpoint: "https://a.example/v1".into(),
         };
         insta::assert_snapshot!(String::from_utf8_lossy(&canonical(&request, &model)), @r#"[1,{"endpoint":"https://a.example/v1","model":"m"},{"messages":[{"content":"Answer \"briefly\".\n","role":"system"},{"content":"Warum? 🍝\u0001","role":"user"}],"sampling":{"max_tokens":64,"temperature":0.7,"top_p":1.0},"schema":{"name":"s","schema":{"additionalProperties":false,"n":1.0,"type":"object"}},"seed":18446744073709551615}]"#);
-        insta::assert_snapshot!(request.key(&model), @"");
+        insta::assert_snapshot!(request.key(&model), @"52ade374b9850683b0c26ef591d752a4bf05e7ad6c0553554a06736101c620ed");
     }
 
     #[test]

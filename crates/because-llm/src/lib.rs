@@ -86,7 +86,7 @@ pub use retrying::Retrying;
 pub use spec::{ModelSpec, ModelSpecError};
 pub use stack::ModelStack;
 pub use store::{
-    Attempt, CallStats, KeptAnswer, ModelStats, ModelTotals, Prune, Pruned, Quantiles, RowFilter, Store,
-    StoreStats, StoreTotals,
+    Attempt, CallStats, KeptAnswer, ModelStats, ModelTotals, Prune, Pruned, Quantiles, RowFilter,
+    Store, StoreStats, StoreTotals,
 };
 pub use validated::Validated;

@@ -115,7 +115,10 @@ pub struct ModelTotals {
 
 /// The row of a call under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AttemptId(i64);
+pub(crate) struct AttemptId {
+    id: i64,
+    key: RequestKey,
+}
 
 /// What became of a call.
 #[derive(Debug, Clone, Default)]
@@ -280,13 +283,13 @@ impl Store {
                 model: model.clone(),
             })
             .await?;
-        Ok(AttemptId(id))
+        Ok(AttemptId { id, key: *key })
     }
 
     /// Writes down what became of a call. Does not wait, so that no answer is lost between the model and the cache when a
     /// caller stops listening; on disk with the next commit, at the latest when the answer of that call is kept.
     pub(crate) fn settle(&self, id: AttemptId, settled: Settled) {
-        self.shared.writer.send(Op::Settle { id: id.0, settled });
+        self.shared.writer.send(Op::Settle { id, settled });
     }
 
     async fn ask(&self, op: Op) -> Result<i64> {

@@ -15,14 +15,28 @@ pub(super) struct Lock {
     _file: File,
 }
 
+/// What the writing connection holds in memory at most, in KiB: the pages that rows go to are all over the index of keys.
+const PAGES_KIB: i32 = 32 << 10;
+
+/// Pages in the log before they are moved into the tables: each time costs two waits for the disk, and a page that was
+/// written often meanwhile is moved once.
+const PAGES_IN_LOG: u32 = 8000;
+
 /// Opens the write connection, with tables and all, and says that this file is in use.
 pub(super) fn open(path: &Path) -> Result<(Connection, Option<Lock>)> {
     let lock = lock_file(path)?;
     let alone = lock.try_lock().is_ok();
     let mut connection = connect(path)?;
+    let failed = |error: rusqlite::Error| failure(path, &error);
+    connection
+        .pragma_update(None, "cache_size", -PAGES_KIB)
+        .map_err(failed)?;
+    connection
+        .pragma_update(None, "wal_autocheckpoint", PAGES_IN_LOG)
+        .map_err(failed)?;
     schema::prepare(path, &mut connection)?;
     if alone {
-        interrupt_what_is_left(&connection).map_err(|error| failure(path, &error))?;
+        interrupt_what_is_left(&connection).map_err(failed)?;
         // A system without file locks says so here; then nobody is ever alone and rows stay `sent`, which is true too.
         let _ = lock.unlock();
     }

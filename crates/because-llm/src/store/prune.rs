@@ -146,8 +146,7 @@ impl Prune {
                                 cached_tokens: unsigned(row, 3)?,
                                 reasoning_tokens: unsigned(row, 4)?,
                             };
-                            pruned.cost_nano =
-                                row.get::<_, Option<i64>>(5)?.map(i64::unsigned_abs);
+                            pruned.cost_nano = row.get::<_, Option<i64>>(5)?.map(i64::unsigned_abs);
                         }
                     }
                     Ok(())

@@ -290,9 +290,7 @@ impl<T> Pages<T> {
         self.store.read(|reader: &Connection| {
             reader
                 .prepare(&sql)?
-                .query_map(bound.as_slice(), |row| {
-                    Ok((row.get(0)?, (self.read)(row)?))
-                })?
+                .query_map(bound.as_slice(), |row| Ok((row.get(0)?, (self.read)(row)?)))?
                 .collect()
         })
     }

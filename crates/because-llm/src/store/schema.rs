@@ -40,7 +40,6 @@ CREATE TABLE attempts(
     finish_reason TEXT,
     error TEXT
 );
-CREATE INDEX attempts_by_key ON attempts(key);
 ";
 
 /// What leads from one version to the next, in order; a new file goes the whole way, so that old and new ones are alike.
@@ -50,6 +49,8 @@ const STEPS: [(u32, &str); 1] = [(
     "
 ALTER TABLE attempts ADD COLUMN cost_nano INTEGER;
 ALTER TABLE attempts ADD COLUMN queued_ms INTEGER;
+-- It cost every call a page; nothing asks for a call by its key but the writer, which remembers the latest.
+DROP INDEX IF EXISTS attempts_by_key;
 CREATE TABLE runs(
     run TEXT PRIMARY KEY,
     begun_unix INTEGER NOT NULL,

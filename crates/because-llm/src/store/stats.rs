@@ -115,9 +115,9 @@ fn stats(reader: &Connection) -> rusqlite::Result<StoreStats> {
         )?,
         // The repair itself is another request; its answer is kept for the first one.
         repaired: reader.query_row(
-            "SELECT count(*) FROM (SELECT DISTINCT key FROM attempts WHERE outcome = 'invalid') AS bad
-             WHERE EXISTS (SELECT 1 FROM responses WHERE key = bad.key)
-               AND NOT EXISTS (SELECT 1 FROM attempts WHERE key = bad.key AND outcome = 'ok')",
+            "WITH bad AS MATERIALIZED (SELECT DISTINCT key FROM attempts WHERE outcome = 'invalid')
+             SELECT count(*) FROM bad WHERE EXISTS (SELECT 1 FROM responses WHERE key = bad.key) AND key NOT IN
+                 (SELECT key FROM attempts WHERE outcome = 'ok' AND key IN (SELECT key FROM bad))",
             [],
             |row| unsigned(row, 0),
         )?,

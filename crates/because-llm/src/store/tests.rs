@@ -32,7 +32,12 @@ async fn a_full_disk_is_an_error_that_names_the_file_and_loses_nothing() {
     let mut noise = vec![0; 1 << 19];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
     // Nothing that compression could make small.
-    let big = answer(&noise.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let big = answer(
+        &noise
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>(),
+    );
     let error = store.put(&key("big"), &model, &big).await.unwrap_err();
     assert!(
         error.to_string().contains("llm.sqlite") && error.to_string().contains("full"),

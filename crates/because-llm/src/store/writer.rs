@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -9,7 +10,7 @@ use futures_channel::oneshot;
 use rusqlite::{CachedStatement, Connection, TransactionBehavior, params};
 
 use super::codec::Packed;
-use super::{Settled, file, unix_now};
+use super::{AttemptId, Settled, file, unix_now};
 use crate::{ChatError, ModelId, RequestKey, Result, Usage};
 
 /// What is asked of the writing thread.
@@ -25,7 +26,7 @@ pub(super) enum Op {
         model: ModelId,
     },
     Settle {
-        id: i64,
+        id: AttemptId,
         settled: Settled,
     },
     MarkInvalid {
@@ -54,6 +55,13 @@ const GATHERING: Duration = Duration::from_millis(1);
 
 /// As many rows as are worth a commit of their own.
 const FULL: usize = 256;
+
+/// How many calls that were answered are remembered for whoever finds that an answer does not fit. That is found as soon as
+/// it has come, so this is many times what is needed; and it spares an index over every call ever made.
+const REMEMBERED: usize = 4096;
+
+/// Where somebody finds it later, so many of the newest rows are looked through.
+const LOOKED_THROUGH: i64 = 100_000;
 
 /// How often the row of this opening is brought up to date while others are written anyway.
 const RUN_ROW_EVERY: Duration = Duration::from_secs(1);
@@ -258,6 +266,7 @@ struct Writing<'a> {
     run: Run,
     /// What the row of this opening says, and since when.
     run_row: Option<(u64, Instant)>,
+    answered: VecDeque<AttemptId>,
 }
 
 impl<'a> Writing<'a> {
@@ -267,6 +276,7 @@ impl<'a> Writing<'a> {
             connection,
             run,
             run_row: None,
+            answered: VecDeque::with_capacity(REMEMBERED),
         }
     }
 
@@ -309,7 +319,8 @@ impl<'a> Writing<'a> {
                         continue;
                     };
                     // Whoever began this attempt went away before the call could go out.
-                    if matches!(op, Op::Begin { .. }) {
+                    if let Op::Begin { key, .. } = op {
+                        let id = AttemptId { id, key };
                         let settled = Settled {
                             outcome: "interrupted",
                             error: Some("dropped before it was sent".into()),
@@ -344,7 +355,15 @@ impl<'a> Writing<'a> {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut statements = Statements::new(&transaction, &self.run.label, now);
+        let mut statements = Statements {
+            connection: &transaction,
+            run: &self.run.label,
+            now,
+            answered: &mut self.answered,
+            put: None,
+            begin: None,
+            settle: None,
+        };
         let ids = ops
             .iter()
             .map(|op| statements.write(op))
@@ -375,23 +394,13 @@ struct Statements<'c> {
     connection: &'c Connection,
     run: &'c str,
     now: i64,
+    answered: &'c mut VecDeque<AttemptId>,
     put: Option<CachedStatement<'c>>,
     begin: Option<CachedStatement<'c>>,
     settle: Option<CachedStatement<'c>>,
 }
 
-impl<'c> Statements<'c> {
-    fn new(connection: &'c Connection, run: &'c str, now: i64) -> Self {
-        Self {
-            connection,
-            run,
-            now,
-            put: None,
-            begin: None,
-            settle: None,
-        }
-    }
-
+impl Statements<'_> {
     fn write(&mut self, op: &Op) -> rusqlite::Result<i64> {
         match op {
             Op::Put {
@@ -445,7 +454,7 @@ impl<'c> Statements<'c> {
                      WHERE id = ?1",
                 )?
                 .execute(params![
-                    id,
+                    id.id,
                     settled.outcome,
                     settled.status,
                     column(settled.usage.prompt_tokens),
@@ -458,14 +467,23 @@ impl<'c> Statements<'c> {
                     settled.cost_nano.map(cost_column),
                     settled.queued_ms.map(column),
                 ])?;
+                if settled.outcome == "ok" {
+                    if self.answered.len() == REMEMBERED {
+                        self.answered.pop_front();
+                    }
+                    self.answered.push_back(*id);
+                }
             }
             Op::MarkInvalid { key, reason } => {
+                let id = match self.answered.iter().rposition(|id| id.key == *key) {
+                    Some(place) => self.answered.remove(place).map(|id| id.id),
+                    None => self.answered_before(key)?,
+                };
                 self.connection
                     .prepare_cached(
-                        "UPDATE attempts SET outcome = 'invalid', error = ?3 WHERE id =
-                             (SELECT max(id) FROM attempts WHERE key = ?1 AND run = ?2 AND outcome = 'ok')",
+                        "UPDATE attempts SET outcome = 'invalid', error = ?2 WHERE id = ?1",
                     )?
-                    .execute(params![key.as_bytes(), self.run, reason])?;
+                    .execute(params![id, reason])?;
             }
             Op::Flush => {}
             #[cfg(test)]
@@ -481,6 +499,15 @@ impl<'c> Statements<'c> {
             }
         }
         Ok(self.connection.last_insert_rowid())
+    }
+
+    fn answered_before(&self, key: &RequestKey) -> rusqlite::Result<Option<i64>> {
+        self.connection.query_row(
+            "SELECT max(id) FROM attempts
+             WHERE id > (SELECT max(id) FROM attempts) - ?1 AND key = ?2 AND run = ?3 AND outcome = 'ok'",
+            params![LOOKED_THROUGH, key.as_bytes(), self.run],
+            |row| row.get(0),
+        )
     }
 }
 
