@@ -50,7 +50,7 @@ impl AtOnce {
         let answer = |number: usize| {
             let mut words: Vec<&str> = TEXT.split(' ').collect();
             words.rotate_left(number % 40);
-            let (first, second) = (words.join(" "), &TEXT[number..number + 250]);
+            let (first, second) = (words.join(" "), &TEXT[number % 50..][..250]);
             format!(
                 "{{\"reasoning\":\"{first} number {number}\",\"summary\":\"{second} and so on\"}}"
             )
