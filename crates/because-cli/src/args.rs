@@ -1,3 +1,5 @@
+mod llm;
+
 use std::path::PathBuf;
 
 use because::core::Split;
@@ -8,6 +10,8 @@ use because::tune::WeightType;
 #[cfg(feature = "tune")]
 use clap::ValueEnum;
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use llm::{Llm, LlmAudit, LlmExport, LlmPrune, LlmRows};
 
 /// Tells a person why an item is recommended to them.
 ///
@@ -55,6 +59,9 @@ pub(crate) enum Command {
     Evaluate(Evaluate),
     /// Write report.json and report.html from what the project holds.
     Report(Dir),
+    /// Look at the calls to models and the answers of a project, and tidy them up.
+    #[command(subcommand)]
+    Llm(Llm),
     /// Run every stage, going on where the last run ended.
     #[cfg(feature = "tune")]
     Run(Box<Run>),

@@ -1,4 +1,5 @@
 mod data;
+mod llm;
 mod measure;
 #[cfg(feature = "tune")]
 mod merge;
@@ -33,6 +34,7 @@ pub(crate) async fn run(command: Command, output: &Output, stop: &Stop) -> Resul
         #[cfg(feature = "tune")]
         Command::Explain(args) => tune::explain(args, output),
         Command::Evaluate(args) => measure::evaluate(&args, output),
+        Command::Llm(command) => llm::llm(command, output),
         Command::Report(args) => measure::report(args, output).await,
         #[cfg(feature = "tune")]
         Command::Run(args) => tune::run(*args, output, stop).await,

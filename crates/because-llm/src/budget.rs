@@ -156,6 +156,10 @@ impl Budget {
             .spent
     }
 
+    pub(crate) fn price_table(&self) -> Arc<PriceTable> {
+        Arc::clone(&self.limits.prices)
+    }
+
     fn counts(&self) -> bool {
         self.limits.nano.is_some() || self.limits.tokens.is_some()
     }

@@ -54,6 +54,7 @@ mod drive;
 mod ending;
 mod error;
 mod instructions;
+mod key;
 mod limited;
 mod offline;
 #[cfg(feature = "openai")]
@@ -74,12 +75,13 @@ pub use audited::Audited;
 pub use budget::{Budget, Budgeted, Spent};
 pub use cached::Cached;
 pub use chat::{
-    BoxFuture, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId, RequestKey,
-    Role, Sampling, Usage,
+    BoxFuture, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId, Role, Sampling,
+    Usage,
 };
 pub use deadline::{Deadline, DeadlineError};
 pub use drive::{Halted, Stop, drive};
 pub use error::{ChatError, Result};
+pub use key::RequestKey;
 pub use limited::Limited;
 pub use offline::Offline;
 #[cfg(feature = "openai")]
@@ -91,7 +93,10 @@ pub use replay::Replay;
 pub use retrying::Retrying;
 pub use spec::{ModelSpec, ModelSpecError};
 pub use stack::ModelStack;
-pub use store::{ModelTotals, Paid, PaidCall, Store, StoreTotals};
+pub use store::{
+    Attempt, CallStats, KeptAnswer, ModelStats, ModelTotals, Paid, PaidCall, Prune, Pruned,
+    Quantiles, RowFilter, Store, StoreStats, StoreTotals,
+};
 #[cfg(feature = "tokenizer-json")]
 pub use tokens::TokenizerError;
 pub use tokens::{Calibration, Learnt, TokenCounter};

@@ -94,7 +94,7 @@ impl ModelStack {
         self
     }
 
-    /// Pays every call from this budget.
+    /// Pays every call from this budget; what it cost by the budget's prices is written down.
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = Some(budget);
@@ -129,7 +129,13 @@ impl ModelStack {
     /// price for the model.
     pub fn build(self) -> Result<Box<dyn ChatModel>> {
         let audited: Box<dyn ChatModel> = match &self.store {
-            Some(store) => Box::new(Audited::new(self.model, store.clone())),
+            Some(store) => {
+                let audited = Audited::new(self.model, store.clone());
+                Box::new(match &self.budget {
+                    Some(budget) => audited.prices(budget.price_table()),
+                    None => audited,
+                })
+            }
             None => self.model,
         };
         let budgeted: Box<dyn ChatModel> = match self.budget {

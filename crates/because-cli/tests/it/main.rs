@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod bad_input;
+mod calls;
 mod hub_ids;
 mod money;
 mod training;
