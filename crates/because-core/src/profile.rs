@@ -114,6 +114,7 @@ impl Profiles {
     }
 
     /// All records, taken apart, in the same order.
+    #[must_use]
     pub fn into_records(self) -> impl ExactSizeIterator<Item = ProfileRecord> {
         self.records.into_values()
     }

@@ -236,6 +236,7 @@ impl PriceTable {
     }
 
     /// The models and their prices, by name.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Price)> {
         self.0.iter().map(|(model, price)| (model.as_str(), price))
     }

@@ -82,7 +82,8 @@ fn short<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Amounts {
-    /// How many there are. Repetitions after a failure and repairs of answers that do not fit come on top.
+    /// How many there are. Repetitions after a failure and repairs of answers that do not fit come on top; questions that turn
+    /// out to be the same, because the texts in them do, are asked once.
     pub calls: Interval,
     /// Tokens of their prompts.
     pub prompt_tokens: Interval,
