@@ -1,13 +1,17 @@
+mod llm;
+
 use std::path::PathBuf;
 
 use because::core::Split;
 use because::graph::{Format, Ratio, Sampling, SplitStrategy};
-use because::llm::ModelSpec;
+use because::llm::{Deadline, ModelSpec};
 #[cfg(feature = "tune")]
 use because::tune::WeightType;
 #[cfg(feature = "tune")]
 use clap::ValueEnum;
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use llm::{Llm, LlmAudit, LlmExport, LlmPrune, LlmRows};
 
 /// Tells a person why an item is recommended to them.
 ///
@@ -30,6 +34,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Read raw files into a project directory.
     Import(Import),
+    /// Tell what the profiles and explanations will cost, before anything is paid for.
+    Plan(Box<Plan>),
     /// Show the interaction graph, and check it for leaks between splits.
     Graph(Graph),
     /// Write a profile for every user and item, then pass messages between them (PGHIS).
@@ -53,6 +59,9 @@ pub(crate) enum Command {
     Evaluate(Evaluate),
     /// Write report.json and report.html from what the project holds.
     Report(Dir),
+    /// Look at the calls to models and the answers of a project, and tidy them up.
+    #[command(subcommand)]
+    Llm(Llm),
     /// Run every stage, going on where the last run ended.
     #[cfg(feature = "tune")]
     Run(Box<Run>),
@@ -121,6 +130,55 @@ pub(crate) struct Calls {
     /// The seed of everything that is drawn.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// Stop before the calls of this run cost more US dollars than this. Needs [llm.prices.MODEL] in because.toml.
+    #[arg(long, value_name = "DOLLARS")]
+    pub(crate) budget_usd: Option<f64>,
+    /// Stop before they take more tokens than this, those of prompts and answers together.
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) budget_tokens: Option<u64>,
+    /// Begin no call after so long (2h30m) or after a moment (2026-11-24T08:00:00Z).
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) deadline: Option<Deadline>,
+}
+
+/// How many pairs are explained.
+#[derive(Debug, Args)]
+pub(crate) struct Limits {
+    /// Train pairs explained at most.
+    #[arg(long)]
+    pub(crate) train_limit: Option<usize>,
+    /// Valid pairs explained at most.
+    #[arg(long)]
+    pub(crate) valid_limit: Option<usize>,
+    /// Test pairs explained at most, where the data brings no references.
+    #[arg(long)]
+    pub(crate) test_limit: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// The project directory.
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) calls: Calls,
+    #[command(flatten)]
+    pub(crate) messages: Messages,
+    #[command(flatten)]
+    pub(crate) negatives: Negatives,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+    /// Requests a minute that the endpoint takes.
+    #[arg(long, value_name = "N")]
+    pub(crate) requests_per_minute: Option<u64>,
+    /// Tokens a minute that it takes.
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens_per_minute: Option<u64>,
+    /// Seconds a call takes, where earlier calls do not tell.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) latency: Option<f64>,
+    /// Of more calls of a kind than this, look at so many, drawn by seed.
+    #[arg(long, value_name = "CALLS", default_value_t = 5000)]
+    pub(crate) sample: usize,
 }
 
 #[derive(Debug, Args)]
@@ -445,15 +503,8 @@ pub(crate) struct Run {
     pub(crate) messages: Messages,
     #[command(flatten)]
     pub(crate) negatives: Negatives,
-    /// Train pairs explained at most.
-    #[arg(long)]
-    pub(crate) train_limit: Option<usize>,
-    /// Valid pairs explained at most.
-    #[arg(long)]
-    pub(crate) valid_limit: Option<usize>,
-    /// Test pairs explained at most, where the data brings no references.
-    #[arg(long)]
-    pub(crate) test_limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
     #[command(flatten)]
     pub(crate) tuning: Tuning,
 }

@@ -1,7 +1,9 @@
 mod data;
+mod llm;
 mod measure;
 #[cfg(feature = "tune")]
 mod merge;
+mod plan;
 mod stages;
 #[cfg(feature = "tune")]
 mod tune;
@@ -9,10 +11,10 @@ mod tune;
 use std::sync::Arc;
 
 use because::llm::Stop;
-use because::{Pipeline, Result, StageReport};
+use because::{Pipeline, Plan, Result, StageReport};
 use serde::Serialize;
 
-use crate::args::{Calls, Command, Messages, Negatives};
+use crate::args::{Calls, Command, Limits, Messages, Negatives};
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -20,6 +22,7 @@ pub(crate) async fn run(command: Command, output: &Output, stop: &Stop) -> Resul
     match command {
         Command::Import(args) => data::import(args, output),
         Command::Graph(args) => data::graph(&args, output),
+        Command::Plan(args) => plan::plan(*args, output),
         Command::Profile(args) => stages::profile(args, output, stop).await,
         Command::Contrast(args) => stages::contrast(args, output, stop).await,
         #[cfg(feature = "tune")]
@@ -31,6 +34,7 @@ pub(crate) async fn run(command: Command, output: &Output, stop: &Stop) -> Resul
         #[cfg(feature = "tune")]
         Command::Explain(args) => tune::explain(args, output),
         Command::Evaluate(args) => measure::evaluate(&args, output),
+        Command::Llm(command) => llm::llm(command, output),
         Command::Report(args) => measure::report(args, output).await,
         #[cfg(feature = "tune")]
         Command::Run(args) => tune::run(*args, output, stop).await,
@@ -55,13 +59,25 @@ struct Stages<'a> {
     stages: &'a [StageReport],
     #[serde(skip_serializing_if = "Option::is_none")]
     llm: Option<serde_json::Value>,
+    /// What the run was to take and what it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<Plan>,
 }
 
 fn print_stages(pipeline: &Pipeline, stages: &[StageReport], output: &Output) -> Result<()> {
+    print_stages_and_plan(pipeline, stages, None, output)
+}
+
+fn print_stages_and_plan(
+    pipeline: &Pipeline,
+    stages: &[StageReport],
+    plan: Option<Plan>,
+    output: &Output,
+) -> Result<()> {
     let llm = pipeline
         .llm_totals()?
         .and_then(|totals| serde_json::to_value(totals).ok());
-    output.result(&Stages { stages, llm }, || {
+    output.result(&Stages { stages, llm, plan }, || {
         stages
             .iter()
             .map(|stage| format!("{}: {}\n", stage.stage, said(&stage.detail)))
@@ -97,6 +113,19 @@ impl Calls {
         }
         set(&mut settings.llm.concurrency, self.concurrency);
         set(&mut settings.seed, self.seed);
+        let llm = &mut settings.llm;
+        llm.budget_usd = self.budget_usd.or(llm.budget_usd);
+        llm.budget_tokens = self.budget_tokens.or(llm.budget_tokens);
+        llm.deadline = self.deadline.or(llm.deadline);
+    }
+}
+
+impl Limits {
+    fn apply(&self, pipeline: &mut Pipeline) {
+        let contrast = &mut pipeline.settings_mut().contrast;
+        set(&mut contrast.train_limit, self.train_limit);
+        set(&mut contrast.valid_limit, self.valid_limit);
+        set(&mut contrast.test_limit, self.test_limit);
     }
 }
 

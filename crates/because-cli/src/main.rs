@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod moment;
 mod output;
 mod progress;
 

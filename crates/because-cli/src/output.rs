@@ -17,9 +17,29 @@ impl Output {
         Self { json, quiet }
     }
 
+    /// Whether standard output is for one JSON object.
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Whether a person may watch progress.
     pub(crate) fn shows_progress(self) -> bool {
         !self.quiet
+    }
+
+    /// Whether a program reads the result.
+    #[cfg(feature = "tune")]
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Where a run stands that goes on another time: the object with `--json` on standard output, and in any case what `text`
+    /// writes of it on standard error.
+    pub(crate) fn standstill(self, object: &impl Serialize, text: &str) {
+        if self.json {
+            self.result(object, String::new);
+        }
+        let _ = writeln!(std::io::stderr(), "{}", for_terminal(text.trim_end()));
     }
 
     /// The result of a command: the object with `--json`, else what `text` writes of it.
@@ -60,6 +80,33 @@ pub(crate) fn table<N: AsRef<str>>(rows: &[(N, String)]) -> String {
     rows.iter()
         .map(|(name, value)| format!("{:<width$}  {value}\n", name.as_ref()))
         .collect()
+}
+
+/// Rows under a header, with columns as wide as they need to be. What breaks a line in a text is a blank here.
+pub(crate) fn columns(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let one_line = |cell: String| {
+        let blank = |c: char| if c.is_whitespace() { ' ' } else { c };
+        for_terminal(&cell.chars().map(blank).collect::<String>())
+    };
+    let header = header.iter().map(|&name| name.to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(header)
+        .chain(rows)
+        .map(|row: Vec<String>| row.into_iter().map(one_line).collect())
+        .collect();
+    let mut widths = vec![0; rows[0].len()];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let line: String = cells
+            .map(|(cell, width)| format!("{cell:<width$}  "))
+            .collect();
+        format!("{}\n", line.trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 /// `1536` as `1.5 KiB`.

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use because_core::{Candidate, Explanation, Item, ItemId, Node, Profiles, Role, UserId};
 use because_graph::{BipartiteGraph, ItemScorer};
-use because_llm::{ChatError, ChatModel, Halted, Stop, drive};
+use because_llm::{ChatError, ChatModel, ChatRequest, Halted, Stop, drive};
 use serde::{Deserialize, Serialize};
 
 use crate::negatives::draw;
@@ -30,6 +30,17 @@ impl Default for Contrast {
             max_attempts: 3,
             seed: 0,
         }
+    }
+}
+
+impl Contrast {
+    /// The negatives that these settings ask for, the hard ones by this scorer.
+    #[must_use]
+    pub fn sampler<S: ItemScorer>(&self, scorer: S) -> HardAndRandom<S> {
+        HardAndRandom::new(scorer)
+            .hard(self.hard)
+            .random(self.random)
+            .seed(self.seed)
     }
 }
 
@@ -133,16 +144,10 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
         items: &[Item],
         pairs: &[(UserId, ItemId)],
     ) -> Result<Explained> {
-        let Contrast {
-            hard, random, seed, ..
-        } = self.contrast;
-        if hard + random == 0 {
+        if self.contrast.hard + self.contrast.random == 0 {
             return Err(Error::NoNegativesAsked);
         }
-        let sampler = HardAndRandom::new(scorer)
-            .hard(hard)
-            .random(random)
-            .seed(seed);
+        let sampler = self.contrast.sampler(scorer);
         self.run_with(graph, &sampler, profiles, items, pairs).await
     }
 
@@ -228,18 +233,21 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
         Ok(explained)
     }
 
-    /// The record of a pair before anything was asked: the positive among its negatives, in an order drawn by a seeded
-    /// hash, so that its place is uniform and the same on every run.
-    fn unexplained(
+    /// What the model chooses from: the positive among its negatives, in an order drawn by a seeded hash, so that its place
+    /// is uniform and the same on every run. Nothing where the graph lacks the pair.
+    #[must_use]
+    pub fn candidates(
         &self,
         graph: &BipartiteGraph,
         sampler: &dyn NegativeSampler,
         user: &UserId,
         item: &ItemId,
-    ) -> Explanation {
-        let known = "both ends of every pair were looked up before the first call";
-        let user_index = graph.user(user.as_str()).expect(known);
-        let item_index = graph.item(item.as_str()).expect(known);
+    ) -> Vec<Candidate> {
+        let (Some(user_index), Some(item_index)) =
+            (graph.user(user.as_str()), graph.item(item.as_str()))
+        else {
+            return Vec::new();
+        };
         let seed = self.contrast.seed;
         let mut candidates = sampler.negatives(graph, user_index, item_index);
         candidates.push(Candidate {
@@ -256,6 +264,46 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
                 &[user.as_str(), item.as_str(), candidate.item.as_str()],
             )
         });
+        candidates
+    }
+
+    /// The first question about a pair; `None` where there is nothing to compare with.
+    pub fn question<'t>(
+        &self,
+        user: &UserId,
+        candidates: &[Candidate],
+        title: impl Fn(&ItemId) -> Option<&'t str>,
+        profile: impl Fn(&Node) -> Option<&'t str>,
+    ) -> Option<ChatRequest> {
+        if candidates.len() < 2 {
+            return None;
+        }
+        let shown: Vec<Shown<'_>> = candidates
+            .iter()
+            .map(|candidate| Shown {
+                title: title(&candidate.item),
+                profile: profile(&Node::Item(candidate.item.clone())),
+            })
+            .collect();
+        let about = profile(&Node::User(user.clone()));
+        Some(self.prompt.request(about, &shown, self.contrast.seed))
+    }
+
+    /// The question after a wrong pick; `wrong` are all wrong picks so far, from zero, the last one last.
+    #[must_use]
+    pub fn next_question(&self, asked: ChatRequest, answer: &str, wrong: &[usize]) -> ChatRequest {
+        self.prompt.feed_back(asked, answer, wrong)
+    }
+
+    /// The record of a pair before anything was asked.
+    fn unexplained(
+        &self,
+        graph: &BipartiteGraph,
+        sampler: &dyn NegativeSampler,
+        user: &UserId,
+        item: &ItemId,
+    ) -> Explanation {
+        let candidates = self.candidates(graph, sampler, user, item);
         Explanation {
             user: user.clone(),
             item: item.clone(),
@@ -268,7 +316,7 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
             answer_shown: false,
             model: self.model.id().model,
             prompt: self.prompt.fingerprint(),
-            seed,
+            seed: self.contrast.seed,
         }
     }
 
@@ -279,23 +327,16 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
         titles: &HashMap<&str, &str>,
         record: &mut Explanation,
     ) -> Result<(), ChatError> {
-        let shown: Vec<Shown<'_>> = record
-            .candidates
-            .iter()
-            .map(|candidate| Shown {
-                title: titles.get(candidate.item.as_str()).copied(),
-                profile: profiles.summary(&Node::Item(candidate.item.clone())),
-            })
-            .collect();
-        if shown.len() < 2 {
+        let title = |item: &ItemId| titles.get(item.as_str()).copied();
+        let profile = |node: &Node| profiles.summary(node);
+        let Some(mut request) = self.question(&record.user, &record.candidates, title, profile)
+        else {
             let message = "no item is left to compare with: the user touched them all".to_owned();
             return Err(ChatError::Permanent {
                 status: None,
                 message,
             });
-        }
-        let about = profiles.summary(&Node::User(record.user.clone()));
-        let mut request = self.prompt.request(about, &shown, self.contrast.seed);
+        };
         let mut wrong = Vec::new();
         while record.attempts < self.contrast.max_attempts.max(1) {
             record.attempts += 1;
@@ -318,7 +359,7 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
                 break;
             }
             wrong.push(verdict.pick);
-            request = self.prompt.feed_back(request, &response.answer, &wrong);
+            request = self.next_question(request, &response.answer, &wrong);
         }
         Ok(())
     }

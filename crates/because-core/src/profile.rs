@@ -113,6 +113,12 @@ impl Profiles {
         self.records.values()
     }
 
+    /// All records, taken apart, in the same order.
+    #[must_use]
+    pub fn into_records(self) -> impl ExactSizeIterator<Item = ProfileRecord> {
+        self.records.into_values()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,9 +1,11 @@
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::store::{AttemptId, Settled};
 use crate::text::excerpt;
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Result, Store, Usage,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Price, PriceTable, Result,
+    Store, Usage,
 };
 
 /// Writes one row of the [`Store`]'s `attempts` for every call to the model inside: before it goes out, and when it ends.
@@ -30,13 +32,25 @@ use crate::{
 pub struct Audited<M> {
     inner: M,
     store: Store,
+    prices: Arc<PriceTable>,
 }
 
 impl<M: ChatModel> Audited<M> {
     /// Writes the calls to `inner` down in `store`.
     #[must_use]
     pub fn new(inner: M, store: Store) -> Self {
-        Self { inner, store }
+        Self {
+            inner,
+            store,
+            prices: Arc::default(),
+        }
+    }
+
+    /// Writes down what each call cost, where these have a price for its model.
+    #[must_use]
+    pub fn prices(mut self, prices: impl Into<Arc<PriceTable>>) -> Self {
+        self.prices = prices.into();
+        self
     }
 }
 
@@ -47,6 +61,7 @@ impl<M: ChatModel> ChatModel for Audited<M> {
             let id = self.store.begin(&request.key(&model), &model).await?;
             let row = UnderWay {
                 store: &self.store,
+                price: self.prices.get(&model.model),
                 id,
                 since: Instant::now(),
                 settled: false,
@@ -65,6 +80,7 @@ impl<M: ChatModel> ChatModel for Audited<M> {
 /// A row that has to be settled, whatever happens to the call.
 struct UnderWay<'a> {
     store: &'a Store,
+    price: Option<&'a Price>,
     id: AttemptId,
     since: Instant,
     settled: bool,
@@ -97,6 +113,7 @@ impl UnderWay<'_> {
         self.store.settle(
             self.id,
             Settled {
+                cost_nano: self.price.map(|price| price.cost(&settled.usage)),
                 latency_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
                 ..settled
             },
@@ -126,6 +143,8 @@ fn outcome(error: &ChatError) -> &'static str {
         ChatError::Permanent { .. } => "permanent",
         ChatError::NotRecorded { .. } => "not_recorded",
         ChatError::Store { .. } => "store",
+        ChatError::Exhausted { .. } => "exhausted",
+        ChatError::Pending { .. } => "pending",
     }
 }
 
@@ -145,6 +164,25 @@ fn status(error: &ChatError) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_row_says_what_its_call_cost() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("llm.sqlite")).unwrap();
+        let request = ChatRequest::new(vec![crate::Message::user("one two three")]);
+        let mut prices = PriceTable::default();
+        prices.insert(
+            crate::Offline.id().model,
+            Price::per_million(1.0, 0.0).unwrap(),
+        );
+        for priced in [prices, PriceTable::default()] {
+            let model = Audited::new(crate::Offline, store.clone()).prices(priced);
+            model.chat(&request).await.unwrap();
+        }
+        store.flush().unwrap();
+        let totals = store.totals().unwrap();
+        assert_eq!(totals.cost_nano, Some(3000), "one of two calls had a price");
+    }
 
     #[test]
     fn the_status_is_found_where_it_is_said() {

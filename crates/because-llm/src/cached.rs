@@ -60,9 +60,8 @@ impl<M: ChatModel> ChatModel for Cached<M> {
                 return Ok(response);
             }
             let response = self.inner.chat(request).await?;
-            self.store.put(&key, &model, &response).await?;
             // Another process may have stored its answer first; everybody goes on with that one.
-            Ok(self.store.get(&key)?.unwrap_or(response))
+            self.store.keep(&key, &model, response).await
         })
     }
 

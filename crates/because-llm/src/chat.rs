@@ -1,4 +1,3 @@
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -184,40 +183,6 @@ impl ChatRequest {
         self.seed = Some(seed);
         self
     }
-
-    /// What identifies this request to this model: BLAKE3 over the version of the key, the model's id and the whole
-    /// request, as JSON with sorted keys.
-    #[must_use]
-    pub fn key(&self, model: &ModelId) -> RequestKey {
-        const VERSION: u32 = 1;
-        let mut whole = serde_json::json!([VERSION, model, self]);
-        whole.sort_all_objects();
-        RequestKey(*blake3::hash(whole.to_string().as_bytes()).as_bytes())
-    }
-}
-
-/// The identity of a request to a model; see [`ChatRequest::key`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestKey(pub(crate) [u8; 32]);
-
-impl RequestKey {
-    /// The bytes, as they are stored.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for RequestKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for RequestKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
 }
 
 /// A model's answer.
@@ -259,57 +224,5 @@ impl std::ops::AddAssign for Usage {
         self.completion_tokens += other.completion_tokens;
         self.cached_tokens += other.cached_tokens;
         self.reasoning_tokens += other.reasoning_tokens;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_key_changes_with_everything_the_answer_depends_on() {
-        let model = ModelId {
-            model: "m".into(),
-            endpoint: "http://a".into(),
-        };
-        let request = ChatRequest::new(vec![Message::user("why?")]);
-        let others = [
-            request.clone().seed(1).key(&model),
-            request
-                .clone()
-                .schema("s", serde_json::json!({"type": "object"}))
-                .key(&model),
-            request
-                .clone()
-                .sampling(Sampling {
-                    temperature: Some(0.5),
-                    ..Sampling::default()
-                })
-                .key(&model),
-            ChatRequest::new(vec![Message::system("why?")]).key(&model),
-            request.key(&ModelId {
-                endpoint: "http://b".into(),
-                ..model.clone()
-            }),
-            request.key(&ModelId {
-                model: "n".into(),
-                ..model.clone()
-            }),
-        ];
-        assert!(others.iter().all(|other| *other != request.key(&model)));
-        assert_eq!(request.key(&model), request.clone().key(&model));
-    }
-
-    #[test]
-    fn the_key_does_not_depend_on_the_order_of_a_schemas_fields() {
-        let ask = |schema: &str| {
-            ChatRequest::default()
-                .schema("s", serde_json::from_str(schema).unwrap())
-                .key(&ModelId::default())
-        };
-        assert_eq!(
-            ask(r#"{"type":"object","title":"t"}"#),
-            ask(r#"{"title":"t","type":"object"}"#)
-        );
     }
 }

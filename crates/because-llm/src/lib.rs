@@ -31,30 +31,35 @@
 //! | [`Validated`] | answers in the shape asked for, repaired if need be | a repair is another request |
 //! | [`Retrying`] | the same call again when it may pass | holds no place while it waits |
 //! | [`Limited`] | so many calls at once | every repetition queues anew |
+//! | [`Budgeted`] | no call that the [`Budget`] cannot pay | a repetition is a payment too |
 //! | [`Audited`] | a row for every call that goes out | the next thing below is the model |
 //!
 //! In reading order: [`ChatModel`], [`ChatRequest`], [`ChatResponse`], [`ChatError`]; [`PromptTemplate`] and [`fence`]; the
-//! wrappers; [`Store`]; the models: [`Offline`], `OpenAi` with the feature `openai`, [`Replay`]; [`ModelSpec`]; [`drive`] for
+//! wrappers; [`Store`]; [`Budget`], [`PriceTable`] and [`TokenCounter`]; the models: [`Offline`], `OpenAi` with the feature `openai`, [`Replay`]; [`ModelSpec`]; [`drive`] for
 //! many calls and [`Stop`].
 //!
 //! # What it does not do
 //!
 //! It knows nothing of users and items. It does not stream, call tools, or take pictures. It names no async runtime; only
-//! `OpenAi` needs Tokio's, for its HTTP client. It counts tokens as servers report them and knows no prices.
+//! `OpenAi` needs Tokio's, for its HTTP client. It knows no prices but those of your [`PriceTable`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
 mod audited;
+mod budget;
 mod cached;
 mod chat;
+mod deadline;
 mod drive;
 mod ending;
 mod error;
 mod instructions;
+mod key;
 mod limited;
 mod offline;
 #[cfg(feature = "openai")]
 mod openai;
+mod prices;
 mod prompt;
 mod recording;
 mod replay;
@@ -63,25 +68,36 @@ mod spec;
 mod stack;
 mod store;
 mod text;
+mod tokens;
 mod validated;
 
 pub use audited::Audited;
+pub use budget::{Budget, Budgeted, Spent};
 pub use cached::Cached;
 pub use chat::{
-    BoxFuture, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId, RequestKey,
-    Role, Sampling, Usage,
+    BoxFuture, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId, Role, Sampling,
+    Usage,
 };
+pub use deadline::{Deadline, DeadlineError};
 pub use drive::{Halted, Stop, drive};
 pub use error::{ChatError, Result};
+pub use key::RequestKey;
 pub use limited::Limited;
 pub use offline::Offline;
 #[cfg(feature = "openai")]
 pub use openai::{OpenAi, OpenAiBuilder, StructuredOutput};
+pub use prices::{Price, PriceError, PriceTable};
 pub use prompt::{PromptError, PromptTemplate, fence};
 pub use recording::Recording;
 pub use replay::Replay;
 pub use retrying::Retrying;
 pub use spec::{ModelSpec, ModelSpecError};
 pub use stack::ModelStack;
-pub use store::{ModelTotals, Store, StoreTotals};
+pub use store::{
+    Attempt, CallStats, KeptAnswer, ModelStats, ModelTotals, Paid, PaidCall, Prune, Pruned,
+    Quantiles, RowFilter, Store, StoreStats, StoreTotals,
+};
+#[cfg(feature = "tokenizer-json")]
+pub use tokens::TokenizerError;
+pub use tokens::{Calibration, Learnt, TokenCounter};
 pub use validated::Validated;

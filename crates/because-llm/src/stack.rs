@@ -2,11 +2,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{Audited, Cached, ChatModel, Limited, Recording, Result, Retrying, Store, Validated};
+use crate::{
+    Audited, Budget, Budgeted, Cached, Calibration, ChatError, ChatModel, Limited, Recording,
+    Result, Retrying, Store, TokenCounter, Validated,
+};
 
 /// Puts the wrappers around a model in the order that works.
 ///
-/// From the outside: [`Recording`], [`Cached`], [`Validated`], [`Retrying`], [`Limited`], [`Audited`], the model. So only
+/// From the outside: [`Recording`], [`Cached`], [`Validated`], [`Retrying`], [`Limited`], [`Budgeted`], [`Audited`], the model. So only
 /// answers that fit are kept, a call that waits to be repeated holds no place among those under way, and every call that
 /// really goes out has its row.
 ///
@@ -33,6 +36,9 @@ pub struct ModelStack {
     backoff: Duration,
     repairs: u32,
     record: Option<PathBuf>,
+    budget: Option<Budget>,
+    counter: Option<TokenCounter>,
+    calibration: Calibration,
 }
 
 impl ModelStack {
@@ -47,6 +53,9 @@ impl ModelStack {
             backoff: Duration::from_millis(500),
             repairs: 2,
             record: None,
+            budget: None,
+            counter: None,
+            calibration: Calibration::default(),
         }
     }
 
@@ -85,6 +94,27 @@ impl ModelStack {
         self
     }
 
+    /// Pays every call from this budget; what it cost by the budget's prices is written down.
+    #[must_use]
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// Counts tokens with this, where they have to be counted before a call.
+    #[must_use]
+    pub fn counter(mut self, counter: TokenCounter) -> Self {
+        self.counter = Some(counter);
+        self
+    }
+
+    /// Corrects those counts by this, and teaches it.
+    #[must_use]
+    pub fn calibration(mut self, calibration: Calibration) -> Self {
+        self.calibration = calibration;
+        self
+    }
+
     /// Records every exchange in this file.
     #[must_use]
     pub fn record(mut self, path: impl Into<PathBuf>) -> Self {
@@ -95,13 +125,35 @@ impl ModelStack {
     /// The model with all that around it.
     ///
     /// # Errors
-    /// [`ChatError::Store`](crate::ChatError::Store) when the recording cannot be opened.
+    /// [`ChatError::Store`] when the recording cannot be opened; [`ChatError::Permanent`] when a budget in dollars has no
+    /// price for the model.
     pub fn build(self) -> Result<Box<dyn ChatModel>> {
         let audited: Box<dyn ChatModel> = match &self.store {
-            Some(store) => Box::new(Audited::new(self.model, store.clone())),
+            Some(store) => {
+                let audited = Audited::new(self.model, store.clone());
+                Box::new(match &self.budget {
+                    Some(budget) => audited.prices(budget.price_table()),
+                    None => audited,
+                })
+            }
             None => self.model,
         };
-        let limited = Limited::new(audited, self.concurrency);
+        let budgeted: Box<dyn ChatModel> = match self.budget {
+            Some(budget) => {
+                let budgeted =
+                    Budgeted::new(audited, budget).map_err(|error| ChatError::Permanent {
+                        status: None,
+                        message: error.to_string(),
+                    })?;
+                let budgeted = budgeted.calibration(self.calibration);
+                Box::new(match self.counter {
+                    Some(counter) => budgeted.counter(counter),
+                    None => budgeted,
+                })
+            }
+            None => audited,
+        };
+        let limited = Limited::new(budgeted, self.concurrency);
         let retrying = Retrying::new(limited)
             .attempts(self.retries.saturating_add(1))
             .base(self.backoff);
@@ -127,6 +179,7 @@ impl fmt::Debug for ModelStack {
             .field("backoff", &self.backoff)
             .field("repairs", &self.repairs)
             .field("record", &self.record)
-            .finish()
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,12 @@
+mod codec;
 mod file;
+mod memory;
+mod paid;
+mod prune;
+mod readers;
+mod rows;
+mod schema;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -6,24 +14,44 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use futures_channel::oneshot;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 
 use crate::{ChatError, ChatResponse, ModelId, RequestKey, Result, Usage};
 
+pub use paid::{Paid, PaidCall};
+pub use prune::{Prune, Pruned};
+pub use rows::{Attempt, KeptAnswer, RowFilter};
+pub use stats::{CallStats, ModelStats, Quantiles, StoreStats};
+
+use codec::{Codec, Packed};
 use file::Lock;
-use writer::{Op, Writer};
+use memory::Memory;
+use readers::Readers;
+use writer::{Op, Run, Writer};
+
+/// What of the answers is held in memory where nobody says otherwise.
+const MEMORY: usize = 32 << 20;
 
 /// The answers and the audit of a project: one SQLite file that any SQLite tool opens, also while a run goes on.
 ///
-/// Table `responses` holds the answers that passed validation, by [request key](crate::ChatRequest::key). Table `attempts`
-/// holds one row for every call that went out: written as `sent` before it goes, settled with its tokens when it ends,
-/// and `interrupted` if the program died first. A row counts as written once its transaction is committed; one thread
-/// commits for everybody, in groups. Cloning shares the store; the last clone dropped flushes it. Several processes may
-/// share the file on a local disk.
+/// | table | holds | a row is there |
+/// |---|---|---|
+/// | `responses` | the answers that passed validation, by [request key](crate::ChatRequest::key) | before the answer is used |
+/// | `attempts` | every call that went out: when, to whom, tokens, latency, cost, what became of it | as `sent` before the call goes out, settled when it ends, `interrupted` if the program died first |
+/// | `runs` | every opening that wrote: since when, and how many answers it gave out from here | with its first row |
+/// | `meta` | `schema_version` | always; an older file is brought up to date when it is opened, a newer one refused |
+///
+/// An answer is JSON: as text where it is short, else compressed with zstd (`typeof(response)` is `text` or `blob`). Keys of
+/// endpoints are in none of the tables.
+///
+/// A row counts as written once its transaction is committed; one thread commits for everybody, in groups. Answers that were
+/// asked for lately are also held in [memory](Self::memory). Cloning shares the store; the last clone dropped flushes it.
+/// Several processes may share the file on a local disk.
 ///
 /// ```
 /// use because_llm::{ChatRequest, ChatResponse, Message, ModelId, Store};
@@ -48,10 +76,12 @@ pub struct Store {
 
 struct Shared {
     path: PathBuf,
-    /// Tells the rows of this opening from those of others that share the file.
-    run: String,
-    reader: Mutex<Connection>,
+    memory: Memory,
+    codec: Codec,
+    readers: Readers,
     writer: Writer,
+    /// Answers given out from memory or the file.
+    from_store: Arc<AtomicU64>,
     // Dropped last: it says that somebody alive may own rows that are still `sent`.
     _lock: Option<Lock>,
 }
@@ -67,6 +97,8 @@ pub struct StoreTotals {
     pub attempts: BTreeMap<String, u64>,
     /// The tokens of all those calls, good or bad.
     pub usage: Usage,
+    /// What those with a price cost, in billionths of a dollar; `None` where none had one.
+    pub cost_nano: Option<u64>,
     /// The same by model.
     pub models: BTreeMap<String, ModelTotals>,
 }
@@ -79,11 +111,16 @@ pub struct ModelTotals {
     pub attempts: u64,
     /// Their tokens.
     pub usage: Usage,
+    /// What those with a price cost, in billionths of a dollar; `None` where none had one.
+    pub cost_nano: Option<u64>,
 }
 
 /// The row of a call under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AttemptId(i64);
+pub(crate) struct AttemptId {
+    id: i64,
+    key: RequestKey,
+}
 
 /// What became of a call.
 #[derive(Debug, Clone, Default)]
@@ -92,6 +129,10 @@ pub(crate) struct Settled {
     pub(crate) status: Option<u16>,
     pub(crate) usage: Usage,
     pub(crate) latency_ms: u64,
+    /// How long it waited for its turn before it went out, where that is known.
+    pub(crate) queued_ms: Option<u64>,
+    /// What it cost, in billionths of a dollar, where the model has a price.
+    pub(crate) cost_nano: Option<u64>,
     pub(crate) finish_reason: Option<String>,
     pub(crate) error: Option<String>,
 }
@@ -106,16 +147,32 @@ impl Store {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let (connection, lock) = file::open(&path)?;
-        let reader = file::connect(&path)?;
+        let readers = Readers::open(&path)?;
+        let from_store = Arc::new(AtomicU64::new(0));
+        let run = Run {
+            label: file::run_label(),
+            begun_unix: unix_now(),
+            from_store: Arc::clone(&from_store),
+        };
         Ok(Self {
             shared: Arc::new(Shared {
-                run: file::run_label(),
-                writer: Writer::start(path.clone(), connection)?,
-                reader: Mutex::new(reader),
+                memory: Memory::new(MEMORY),
+                codec: Codec::default(),
+                readers,
+                writer: Writer::start(path.clone(), connection, run)?,
+                from_store,
                 path,
                 _lock: lock,
             }),
         })
+    }
+
+    /// Holds at most this many bytes of answers in memory, in all clones together: 32 MiB where nobody says otherwise,
+    /// nothing with 0. Only what is in the file is held, so it changes no answer.
+    #[must_use]
+    pub fn memory(self, bytes: usize) -> Self {
+        self.shared.memory.limit(bytes);
+        self
     }
 
     /// The file.
@@ -129,18 +186,11 @@ impl Store {
     /// # Errors
     /// [`ChatError::Store`] when the file cannot be read.
     pub fn get(&self, key: &RequestKey) -> Result<Option<ChatResponse>> {
-        let text: Option<String> = self.read(|reader| {
-            reader
-                .prepare_cached("SELECT response FROM responses WHERE key = ?1")?
-                .query_row([key.as_bytes()], |row| row.get(0))
-                .optional()
-        })?;
-        text.map(|text| serde_json::from_str(&text))
-            .transpose()
-            .map_err(|error| ChatError::Store {
-                file: self.path().display().to_string(),
-                message: format!("response {key}: {error}"),
-            })
+        let found = self.look_up(key)?;
+        if found.is_some() {
+            self.shared.from_store.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(found)
     }
 
     /// Keeps an answer; resolves when it is on disk. The first answer to a request stays: a second one is dropped.
@@ -155,29 +205,52 @@ impl Store {
         model: &ModelId,
         response: &ChatResponse,
     ) -> Result<()> {
+        self.put_first(key, model, response).await.map(drop)
+    }
+
+    /// Keeps an answer as [`put`](Self::put) does and gives back the one that stays: another process may have been first.
+    pub(crate) async fn keep(
+        &self,
+        key: &RequestKey,
+        model: &ModelId,
+        response: ChatResponse,
+    ) -> Result<ChatResponse> {
+        if self.put_first(key, model, &response).await? {
+            return Ok(response);
+        }
+        Ok(self.look_up(key)?.unwrap_or(response))
+    }
+
+    /// Whether it was kept: false where there was an answer already.
+    async fn put_first(
+        &self,
+        key: &RequestKey,
+        model: &ModelId,
+        response: &ChatResponse,
+    ) -> Result<bool> {
         let text = serde_json::to_string(response)
             .expect("strings and numbers with string keys serialise");
-        self.write(Op::Put {
-            key: *key,
-            model: model.clone(),
-            response: text,
-            usage: response.usage,
-        })
-        .await
-        .map(drop)
+        let kept = self
+            .ask(Op::Put {
+                key: *key,
+                model: model.clone(),
+                response: self.shared.codec.pack(text),
+                usage: response.usage,
+            })
+            .await?;
+        if kept > 0 {
+            self.shared.memory.put(key, response);
+        }
+        Ok(kept > 0)
     }
 
     /// Marks the last call with this key that was answered as `invalid`, with the reason: for a caller who finds that an
     /// answer is not what was asked for. Does not wait.
     pub fn mark_invalid(&self, key: &RequestKey, reason: &str) {
-        self.shared.writer.send(
-            Op::MarkInvalid {
-                key: *key,
-                run: self.shared.run.clone(),
-                reason: crate::text::excerpt(reason, 500),
-            },
-            None,
-        );
+        self.shared.writer.send(Op::MarkInvalid {
+            key: *key,
+            reason: crate::text::excerpt(reason, 500),
+        });
     }
 
     /// What the store adds up to now.
@@ -207,59 +280,55 @@ impl Store {
     /// Writes down that a call is about to go out; resolves when that is on disk.
     pub(crate) async fn begin(&self, key: &RequestKey, model: &ModelId) -> Result<AttemptId> {
         let id = self
-            .write(Op::Begin {
+            .ask(Op::Begin {
                 key: *key,
                 model: model.clone(),
-                run: self.shared.run.clone(),
             })
             .await?;
-        Ok(AttemptId(id))
+        Ok(AttemptId { id, key: *key })
     }
 
     /// Writes down what became of a call. Does not wait, so that no answer is lost between the model and the cache when a
-    /// caller stops listening.
+    /// caller stops listening; on disk with the next commit, at the latest when the answer of that call is kept.
     pub(crate) fn settle(&self, id: AttemptId, settled: Settled) {
-        self.shared
-            .writer
-            .send(Op::Settle { id: id.0, settled }, None);
+        self.shared.writer.send(Op::Settle { id, settled });
     }
 
-    async fn write(&self, op: Op) -> Result<i64> {
-        let (sender, receiver) = oneshot::channel();
-        let begins = matches!(op, Op::Begin { .. });
-        let writer = self.shared.writer.clone();
-        self.shared.writer.send(
-            op,
-            Some(Box::new(move |result| {
-                let Err(unheard) = sender.send(result) else {
-                    return;
-                };
-                // Whoever began this attempt went away before the call could go out.
-                if let (true, Ok(id)) = (begins, unheard) {
-                    let settled = Settled {
-                        outcome: "interrupted",
-                        error: Some("dropped before it was sent".into()),
-                        ..Settled::default()
-                    };
-                    writer.send(Op::Settle { id, settled }, None);
-                }
-            })),
-        );
-        receiver.await.unwrap_or_else(|_| {
-            Err(ChatError::Store {
+    async fn ask(&self, op: Op) -> Result<i64> {
+        let answer = self.shared.writer.ask(op).await;
+        answer.unwrap_or_else(|_| Err(self.shared.writer.stopped()))
+    }
+
+    fn look_up(&self, key: &RequestKey) -> Result<Option<ChatResponse>> {
+        if let Some(response) = self.shared.memory.get(key) {
+            return Ok(Some(response));
+        }
+        let packed: Option<Packed> = self.read(|reader| {
+            reader
+                .prepare_cached("SELECT response FROM responses WHERE key = ?1")?
+                .query_row([key.as_bytes()], |row| row.get(0))
+                .optional()
+        })?;
+        let Some(packed) = packed else {
+            return Ok(None);
+        };
+        let response = self.unpack(key, &packed)?;
+        self.shared.memory.put(key, &response);
+        Ok(Some(response))
+    }
+
+    fn unpack(&self, key: &dyn fmt::Display, packed: &Packed) -> Result<ChatResponse> {
+        let json = self.shared.codec.unpack(packed);
+        json.map_err(|error| error.to_string())
+            .and_then(|json| serde_json::from_slice(&json).map_err(|error| error.to_string()))
+            .map_err(|error| ChatError::Store {
                 file: self.path().display().to_string(),
-                message: "the writer has stopped".into(),
+                message: format!("response {key}: {error}"),
             })
-        })
     }
 
     fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let reader = self
-            .shared
-            .reader
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        query(&reader).map_err(|error| file::failure(&self.shared.path, &error))
+        self.shared.readers.with(query)
     }
 }
 
@@ -287,7 +356,7 @@ fn totals(reader: &Connection) -> rusqlite::Result<StoreTotals> {
     };
     let mut statement = reader.prepare(
         "SELECT model, outcome, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens),
-                sum(reasoning_tokens) FROM attempts GROUP BY model, outcome",
+                sum(reasoning_tokens), sum(cost_nano) FROM attempts GROUP BY model, outcome",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -300,9 +369,14 @@ fn totals(reader: &Connection) -> rusqlite::Result<StoreTotals> {
         };
         *totals.attempts.entry(row.get(1)?).or_default() += count;
         totals.usage += usage;
+        let cost: Option<i64> = row.get(7)?;
         let model = totals.models.entry(row.get(0)?).or_default();
         model.attempts += count;
         model.usage += usage;
+        if let Some(cost) = cost {
+            *totals.cost_nano.get_or_insert(0) += cost.unsigned_abs();
+            *model.cost_nano.get_or_insert(0) += cost.unsigned_abs();
+        }
     }
     Ok(totals)
 }
@@ -310,4 +384,12 @@ fn totals(reader: &Connection) -> rusqlite::Result<StoreTotals> {
 fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     Ok(u64::try_from(value).unwrap_or_default())
+}
+
+fn unix_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        })
 }

@@ -1,12 +1,14 @@
-use std::collections::HashMap;
+mod calls;
 
-use because_core::{Interaction, Item, Node, Profile, ProfileRecord, Profiles, Side, User};
+use because_core::{Item, Node, Profile, ProfileRecord, Profiles, Side, User};
 use because_graph::{BipartiteGraph, NeighborSampler, NodeIndex, UniformSampler};
 use because_llm::{ChatModel, Stop};
 
-use crate::requests::{initial_item_request, initial_user_request, parse_profile};
+use crate::requests::parse_profile;
 use crate::run::{Run, ask};
 use crate::{Progress, Prompts, Result, WordLimits, Written};
+
+pub use calls::{InitialCalls, Start};
 
 /// Writes the layer-0 profile of every node: items first, from their own text and reviews, then users, from the profiles of
 /// the items they chose and what they wrote about them. Only train interactions are read.
@@ -103,102 +105,62 @@ impl<'a> InitialProfiles<'a> {
         users: &[User],
         items: &[Item],
     ) -> Result<Written> {
-        let items: HashMap<&str, &Item> = items
-            .iter()
-            .map(|item| (item.item.as_str(), item))
-            .collect();
-        let given: HashMap<&str, &str> = users
-            .iter()
-            .filter_map(|user| Some((user.user.as_str(), user.profile.as_deref()?.trim())))
-            .filter(|(_, profile)| !profile.is_empty())
-            .collect();
+        let calls = self.calls(graph, users, items);
         let mut written = Written {
             profiles: Profiles::new(0),
             fallbacks: Vec::new(),
         };
 
-        let mut asked = Vec::new();
-        for index in graph.nodes(Side::Item) {
-            let row = items.get(graph.node(index).id()).copied();
-            let given = row
-                .and_then(|row| row.profile.as_deref())
-                .map(str::trim)
-                .filter(|profile| !profile.is_empty());
-            let reviews = self.sample(graph, index);
-            match given {
-                Some(profile) => written
-                    .profiles
-                    .insert(from_data(graph.node(index), profile)),
-                None if says_nothing(row, &reviews) => {
-                    written.profiles.insert(unknown(graph.node(index)))
-                }
-                None => asked.push((index, row, reviews)),
-            }
-        }
-        let total = asked.len();
-        let jobs = asked.into_iter().map(|(index, row, reviews)| {
-            let bare = bare_item(graph.node(index));
-            let request =
-                initial_item_request(&self.prompts, self.words, row.unwrap_or(&bare), &reviews);
+        let asked = first_known(graph, Side::Item, &mut written.profiles, |index| {
+            calls.item(index)
+        });
+        let jobs = asked.iter().map(|&index| {
             self.write(
                 graph.node(index),
-                request,
+                calls.item_request(index),
                 self.prompts.initial_item.fingerprint(),
             )
         });
         self.run
-            .nodes("layer-0 items", &mut written, total, jobs, unknown)
+            .nodes("layer-0 items", &mut written, asked.len(), jobs, unknown)
             .await?;
 
-        let mut requests = Vec::new();
-        for index in graph.nodes(Side::User) {
-            let node = graph.node(index);
-            let history: Vec<_> = self
-                .sampler
-                .sample(graph, index, 0, self.interactions)
-                .into_iter()
-                .map(|neighbor| {
-                    let item = graph.node(neighbor.node);
-                    let row = items.get(item.id()).copied();
-                    (
-                        graph.interaction(neighbor.interaction),
-                        row,
-                        written.profiles.summary(item),
-                    )
-                })
-                .filter(|(interaction, row, profile)| {
-                    profile.is_some()
-                        || speaks(interaction)
-                        || row.is_some_and(|row| row.title.is_some())
-                })
-                .collect();
-            match given.get(node.id()) {
-                Some(profile) => written.profiles.insert(from_data(node, profile)),
-                None if history.is_empty() => written.profiles.insert(unknown(node)),
-                None => requests.push((
-                    node,
-                    initial_user_request(&self.prompts, self.words, &history),
-                )),
-            }
-        }
-        let total = requests.len();
-        let jobs = requests.into_iter().map(|(node, request)| {
-            self.write(node, request, self.prompts.initial_user.fingerprint())
+        let mut users = Profiles::new(0);
+        let items = &written.profiles;
+        let asked = first_known(graph, Side::User, &mut users, |index| {
+            calls.user(index, |item| items.summary(graph.node(item)).is_some())
+        });
+        let mut of_users = Written {
+            profiles: users,
+            fallbacks: Vec::new(),
+        };
+        let jobs = asked.iter().map(|&index| {
+            let request = calls.user_request(index, |item| items.summary(graph.node(item)));
+            self.write(
+                graph.node(index),
+                request,
+                self.prompts.initial_user.fingerprint(),
+            )
         });
         self.run
-            .nodes("layer-0 users", &mut written, total, jobs, unknown)
+            .nodes("layer-0 users", &mut of_users, asked.len(), jobs, unknown)
             .await?;
+        for record in of_users.profiles.into_records() {
+            written.profiles.insert(record);
+        }
+        written.fallbacks.extend(of_users.fallbacks);
         Ok(written)
     }
 
-    fn sample<'g>(&self, graph: &'g BipartiteGraph, index: NodeIndex) -> Vec<&'g Interaction> {
-        let sample = self.sampler.sample(graph, index, 0, self.interactions);
-        let interactions = sample
-            .iter()
-            .map(|neighbor| graph.interaction(neighbor.interaction));
-        interactions
-            .filter(|interaction| speaks(interaction))
-            .collect()
+    /// What the calls of layer 0 are made of, for whoever wants to know them without making them.
+    #[must_use]
+    pub fn calls<'c>(
+        &'c self,
+        graph: &'c BipartiteGraph,
+        users: &'c [User],
+        items: &'c [Item],
+    ) -> InitialCalls<'c> {
+        InitialCalls::new(self, graph, users, items)
     }
 
     async fn write(
@@ -221,28 +183,22 @@ impl<'a> InitialProfiles<'a> {
     }
 }
 
-fn speaks(interaction: &Interaction) -> bool {
-    interaction
-        .review
-        .as_deref()
-        .is_some_and(|review| !review.trim().is_empty())
-}
-
-fn says_nothing(row: Option<&Item>, reviews: &[&Interaction]) -> bool {
-    reviews.is_empty()
-        && row.is_none_or(|row| {
-            row.title.is_none() && row.description.is_none() && row.attributes.is_empty()
-        })
-}
-
-fn bare_item(node: &Node) -> Item {
-    Item {
-        item: node.id().into(),
-        title: None,
-        description: None,
-        profile: None,
-        attributes: because_core::Attributes::new(),
+/// Gathers the profiles that cost no call, and gives back who has to be asked about.
+fn first_known<'g>(
+    graph: &BipartiteGraph,
+    side: Side,
+    profiles: &mut Profiles,
+    start: impl Fn(NodeIndex) -> Start<'g>,
+) -> Vec<NodeIndex> {
+    let mut asked = Vec::new();
+    for index in graph.nodes(side) {
+        match start(index) {
+            Start::FromData(profile) => profiles.insert(from_data(graph.node(index), profile)),
+            Start::Nothing => profiles.insert(unknown(graph.node(index))),
+            Start::Asked => asked.push(index),
+        }
     }
+    asked
 }
 
 fn from_data(node: &Node, profile: &str) -> ProfileRecord {

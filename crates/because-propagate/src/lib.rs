@@ -39,7 +39,7 @@ mod requests;
 mod run;
 
 pub use error::{Error, Result};
-pub use initial::InitialProfiles;
+pub use initial::{InitialCalls, InitialProfiles, Start};
 pub use message::MessagePassing;
 pub use requests::{
     Prompts, WordLimits, aggregate_request, initial_item_request, initial_user_request,

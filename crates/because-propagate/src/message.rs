@@ -1,6 +1,6 @@
 use because_core::{Node, ProfileRecord, Profiles, Side};
 use because_graph::{BipartiteGraph, NeighborSampler, NodeIndex, UniformSampler};
-use because_llm::{ChatError, ChatModel, Stop};
+use because_llm::{ChatError, ChatModel, ChatRequest, Stop};
 
 use crate::requests::{aggregate_request, parse_profile, parse_shared, update_request};
 use crate::run::{Run, ask};
@@ -130,6 +130,7 @@ impl<'a> MessagePassing<'a> {
             profiles: Profiles::new(layer),
             fallbacks: Vec::new(),
         };
+        let is_known = |index: NodeIndex| below.summary(graph.node(index)).is_some();
         let mut senders = Vec::new();
         for index in graph.nodes(Side::User).chain(graph.nodes(Side::Item)) {
             let node = graph.node(index);
@@ -145,17 +146,25 @@ impl<'a> MessagePassing<'a> {
                     layer: below.layer(),
                 });
             }
-            let neighbors = self.known_neighbors(graph, index, layer, below);
-            if neighbors.is_empty() {
+            if self
+                .neighbors_of(graph, index, layer, is_known)
+                .is_empty()
+            {
                 written.profiles.insert(kept(below, node, layer));
             } else {
-                senders.push((node, neighbors));
+                senders.push(index);
             }
         }
         let total = senders.len();
         let prompt = self.prompts.message_fingerprint();
-        let jobs = senders.into_iter().map(|(node, neighbors)| {
+        let jobs = senders.into_iter().map(|index| {
             let prompt = prompt.clone();
+            let node = graph.node(index);
+            let neighbors: Vec<_> = self
+                .neighbors_of(graph, index, layer, is_known)
+                .into_iter()
+                .map(|neighbor| graph.node(neighbor))
+                .collect();
             async move {
                 let record = self
                     .message(node, neighbors, layer, initial, below, prompt)
@@ -172,16 +181,38 @@ impl<'a> MessagePassing<'a> {
         Ok(written)
     }
 
-    fn known_neighbors<'g>(
+    /// The neighbours whose profiles a node reads at a layer, in the order they are shown: those of its sample that are
+    /// known. A node without any is not asked about.
+    pub fn neighbors_of(
         &self,
-        graph: &'g BipartiteGraph,
+        graph: &BipartiteGraph,
         index: NodeIndex,
         layer: usize,
-        below: &Profiles,
-    ) -> Vec<&'g Node> {
+        is_known: impl Fn(NodeIndex) -> bool,
+    ) -> Vec<NodeIndex> {
         let sample = self.sampler.sample(graph, index, layer, self.neighbors);
-        let nodes = sample.into_iter().map(|neighbor| graph.node(neighbor.node));
-        nodes.filter(|node| below.summary(node).is_some()).collect()
+        let nodes = sample.into_iter().map(|neighbor| neighbor.node);
+        nodes
+            .filter(|neighbor| is_known(*neighbor))
+            .collect()
+    }
+
+    /// The first question of a node's message: what its neighbours share.
+    #[must_use]
+    pub fn aggregate(&self, side: Side, current: Option<&str>, neighbors: &[&str]) -> ChatRequest {
+        aggregate_request(&self.prompts, self.words, side, current, neighbors)
+    }
+
+    /// The second: the profile of the next layer.
+    #[must_use]
+    pub fn update(
+        &self,
+        side: Side,
+        initial: Option<&str>,
+        current: Option<&str>,
+        shared: &str,
+    ) -> ChatRequest {
+        update_request(&self.prompts, self.words, side, initial, current, shared)
     }
 
     /// Aggregates what the neighbours share, then updates the node's profile from it.
@@ -200,16 +231,9 @@ impl<'a> MessagePassing<'a> {
             .filter_map(|neighbor| below.summary(neighbor))
             .collect();
         let current = below.summary(node);
-        let aggregate = aggregate_request(&self.prompts, self.words, side, current, &texts);
+        let aggregate = self.aggregate(side, current, &texts);
         let shared = ask(self.model, aggregate, parse_shared).await?;
-        let update = update_request(
-            &self.prompts,
-            self.words,
-            side,
-            initial.summary(node),
-            current,
-            &shared,
-        );
+        let update = self.update(side, initial.summary(node), current, &shared);
         let profile = ask(self.model, update, parse_profile).await?;
         Ok(ProfileRecord {
             kind: side,

@@ -54,6 +54,17 @@ pub enum Error {
         /// How many findings there are.
         count: usize,
     },
+    /// A price that is missing or cannot be one.
+    #[error(transparent)]
+    Price(#[from] because_llm::PriceError),
+    /// A limit on spending that cannot be one.
+    #[error("llm.{field}: {reason}")]
+    Limit {
+        /// The setting.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Something that this build leaves out.
     #[error("{what} needs the `{feature}` feature, which this build leaves out")]
     Feature {
@@ -93,6 +104,8 @@ impl Error {
             #[cfg(feature = "tune")]
             Self::Tune(error) if error.is_bad_input() => Fault::Input,
             Self::Settings { .. }
+            | Self::Price(_)
+            | Self::Limit { .. }
             | Self::Empty { .. }
             | Self::Unknown(_)
             | Self::Feature { .. } => Fault::Input,
@@ -105,6 +118,13 @@ impl Error {
             Self::Stopped(_)
             | Self::Profile(because_propagate::Error::Stopped { .. })
             | Self::Contrast(because_contrast::Error::Stopped { .. }) => Fault::Stopped,
+            Self::Model(source)
+            | Self::Profile(because_propagate::Error::Model { source, .. })
+            | Self::Contrast(because_contrast::Error::Model { source, .. })
+                if source.is_stop() =>
+            {
+                Fault::Stopped
+            }
             _ => Fault::Run,
         }
     }

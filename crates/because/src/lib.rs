@@ -76,9 +76,13 @@ pub use because_propagate as propagate;
 pub use because_tune as tune;
 
 pub use error::{Error, Fault, Result};
-pub use pipeline::{Event, Pairs, Pipeline, StageReport, StageStatus};
+pub use pipeline::{
+    Amounts, Event, Interval, Pairs, Pipeline, Plan, PlanOptions, Reached, StagePlan, StageReport,
+    StageStatus, Stopped, Taken,
+};
 #[cfg(feature = "tune")]
 pub use pipeline::{Explained, base_of, training_event};
 pub use settings::{
-    ContrastSettings, EvaluateSettings, LlmSettings, ProfileSettings, Settings, TrainSettings,
+    BudgetFor, ContrastSettings, EvaluateSettings, LlmSettings, ProfileSettings, Settings,
+    TrainSettings,
 };

@@ -1,14 +1,19 @@
 mod contrast;
+mod plan;
 mod profile;
 mod report;
+mod spending;
 #[cfg(feature = "tune")]
 mod tune;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use because_core::Project;
-use because_llm::{ChatModel, ModelSpec, ModelStack, Stop, Store, StoreTotals};
+use because_llm::{
+    Budget, Calibration, ChatModel, ModelSpec, ModelStack, Stop, Store, StoreTotals,
+};
 use serde::Serialize;
 
 #[cfg(not(feature = "tune"))]
@@ -17,6 +22,8 @@ use crate::journal::{Journal, fingerprint};
 use crate::{Result, Settings};
 
 pub use contrast::Pairs;
+pub use plan::{Amounts, Interval, Plan, PlanOptions, StagePlan, Taken};
+pub use spending::{Reached, Stopped};
 #[cfg(feature = "tune")]
 pub use tune::{Explained, base_of, training_event};
 
@@ -30,6 +37,10 @@ pub struct Pipeline {
     settings: Settings,
     stop: Stop,
     events: Box<dyn Fn(&Event<'_>) + Send + Sync>,
+    /// One purse for every stage of this run.
+    budget: OnceLock<Budget>,
+    calibration: Calibration,
+    reached: spending::Reach,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -129,6 +140,9 @@ impl Pipeline {
             settings,
             stop: Stop::default(),
             events: Box::new(|_| {}),
+            budget: OnceLock::new(),
+            calibration: Calibration::default(),
+            reached: spending::Reach::default(),
         }
     }
 
@@ -192,6 +206,7 @@ impl Pipeline {
     /// With the first stage that fails; the stages before it stay done.
     #[cfg(feature = "tune")]
     pub async fn run(&self) -> Result<Vec<StageReport>> {
+        self.check_budget(&[&self.settings.llm.model, self.settings.reasoner()])?;
         self.settings.save(&self.project.path("because.toml"))?;
         let mut reports = self.profile().await?;
         reports.push(self.contrast_all().await?);
@@ -218,7 +233,13 @@ impl Pipeline {
     /// project's answer store and, if the settings say so, a recording.
     fn model(&self, spec: &ModelSpec) -> Result<Box<dyn ChatModel>> {
         let llm = &self.settings.llm;
-        let mut stack = ModelStack::new(self.bare_model(spec)?)
+        self.check_budget(&[spec])?;
+        let bare = self.bare_model(spec)?;
+        let name = bare.id().model;
+        let mut stack = ModelStack::new(bare)
+            .budget(self.budget_for(spec, &name)?)
+            .counter(llm.token_counter(&name, self.project.root())?)
+            .calibration(self.calibration.clone())
             .store(Store::open(self.project.llm_path())?)
             .concurrency(llm.concurrency)
             .retries(llm.retries)
@@ -264,7 +285,7 @@ impl Pipeline {
         inputs: &[&Path],
         work: impl AsyncFnOnce(bool) -> Result<(serde_json::Value, Vec<PathBuf>)>,
     ) -> Result<StageReport> {
-        (self.events)(&Event::Begin { stage: name });
+        self.tell(&Event::Begin { stage: name });
         let begun = Instant::now();
         memory::reset_peak();
         let fingerprint = fingerprint(name, settings, inputs)?;
@@ -284,8 +305,13 @@ impl Pipeline {
             peak_rss_bytes: memory::peak(),
             detail,
         };
-        (self.events)(&Event::End(&report));
+        self.tell(&Event::End(&report));
         Ok(report)
+    }
+
+    fn tell(&self, event: &Event<'_>) {
+        self.reached.note(event);
+        (self.events)(event);
     }
 
     fn last_profiles(&self) -> Result<because_core::Profiles> {

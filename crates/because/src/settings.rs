@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use because_contrast::Contrast;
 use because_core::jsonl;
 use because_graph::Sampling;
-use because_llm::ModelSpec;
+use because_llm::{Deadline, ModelSpec, PriceTable, TokenCounter};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -56,6 +56,72 @@ pub struct LlmSettings {
     /// Where every exchange is written for a later `replay:`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<PathBuf>,
+    /// US dollars that a run may spend on calls; every model then needs a price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_usd: Option<f64>,
+    /// Tokens that a run may spend on calls, those of prompts and of answers together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_tokens: Option<u64>,
+    /// What both are for: one `run`, or the whole `project` with everything that `llm.sqlite` holds already.
+    pub budget_for: BudgetFor,
+    /// Until when calls may begin: so long after the run has begun (`2h30m`), or a moment (`2026-11-24T08:00:00Z`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Deadline>,
+    /// What a plan counts tokens with: a Hugging Face `tokenizer.json`, where the model is none of OpenAI's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// A file of prices in the form that LiteLLM publishes, for models that `prices` below lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prices_file: Option<PathBuf>,
+    /// What models cost, in US dollars for a million tokens, by name.
+    #[serde(skip_serializing_if = "PriceTable::is_empty")]
+    pub prices: PriceTable,
+}
+
+/// What a budget is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BudgetFor {
+    /// What this run spends, whatever was spent before.
+    #[default]
+    Run,
+    /// What all runs of the project spend together.
+    Project,
+}
+
+impl LlmSettings {
+    /// The prices given, those of `prices_file` included; a relative path is one in `folder`.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no prices.
+    pub fn price_table(&self, folder: &Path) -> Result<PriceTable> {
+        let mut prices = self.prices.clone();
+        if let Some(file) = &self.prices_file {
+            prices.fill_from(PriceTable::read(&folder.join(file))?);
+        }
+        Ok(prices)
+    }
+
+    /// What counts the tokens of this model; a relative path to a tokenizer is one in `folder`.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be read, or this build reads none.
+    pub fn token_counter(&self, model: &str, folder: &Path) -> Result<TokenCounter> {
+        let Some(file) = &self.tokenizer else {
+            return Ok(TokenCounter::for_model(model));
+        };
+        let path = folder.join(file);
+        #[cfg(feature = "tune")]
+        return TokenCounter::from_file(&path).map_err(|error| Error::Limit {
+            field: "tokenizer",
+            reason: error.to_string(),
+        });
+        #[cfg(not(feature = "tune"))]
+        Err(Error::Feature {
+            what: path.display().to_string(),
+            feature: "tune",
+        })
+    }
 }
 
 impl Default for LlmSettings {
@@ -68,6 +134,13 @@ impl Default for LlmSettings {
             repairs: 2,
             timeout_secs: 600,
             record: None,
+            budget_usd: None,
+            budget_tokens: None,
+            budget_for: BudgetFor::Run,
+            deadline: None,
+            tokenizer: None,
+            prices_file: None,
+            prices: PriceTable::default(),
         }
     }
 }
@@ -446,6 +519,37 @@ mod tests {
         let mut read = Settings::load(&path).unwrap();
         read.train.learning_rate = None;
         assert_eq!(read, settings);
+    }
+
+    #[test]
+    fn prices_and_limits_come_back_from_their_file() {
+        let text = "[llm]\nbudget_usd = 200.0\nbudget_for = \"project\"\ndeadline = \"2h30m\"\n\
+                    [llm.prices.\"gpt-4o-mini\"]\ninput = 0.15\ncached_input = 0.075\noutput = 0.60\n\
+                    batch_discount = 0.5\nas_of = \"2026-11-20\"\n[profile]\nlayers = 1\n";
+        let settings: Settings = text.parse().unwrap();
+        assert_eq!(settings.llm.budget_for, BudgetFor::Project);
+        let price = settings.llm.prices.get("gpt-4o-mini").unwrap();
+        assert_eq!(price.as_of(), Some("2026-11-20"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("because.toml");
+        settings.save(&path).unwrap();
+        assert_eq!(Settings::load(&path).unwrap().llm, settings.llm);
+    }
+
+    #[test]
+    fn a_price_that_cannot_be_is_refused_with_its_line() {
+        let of = |line: &str| {
+            let text = format!("[llm.prices.m]\noutput = 1.0\n{line}\n");
+            let error = text.parse::<Settings>().unwrap_err();
+            std::error::Error::source(&error).unwrap().to_string()
+        };
+        let said = of("input = -1.0");
+        assert!(
+            said.contains("input = -1") && said.contains("line"),
+            "{said}"
+        );
+        let said = of("inputs = 1.0");
+        assert!(said.contains("inputs") && said.contains("line"), "{said}");
     }
 
     #[cfg(feature = "tune")]

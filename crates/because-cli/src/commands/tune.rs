@@ -3,9 +3,10 @@ use std::path::{Path, PathBuf};
 use because::core::{Message, SftExample, Split, jsonl};
 use because::llm::Stop;
 use because::tune::{Decoding, TinyBase, TrainEvent, TrainPlan, TrainSet, Trainer, TunedModel};
-use because::{Pipeline, Result, training_event};
+use because::{Pipeline, PlanOptions, Result, training_event};
 
-use super::{print_stages, said, set, watched};
+use super::plan::say_where_it_stopped;
+use super::{print_stages_and_plan, said, set, watched};
 use crate::args::{Explain, Generate, Run, Train, Tuning};
 use crate::output::{Output, bytes, table};
 use crate::progress::Progress;
@@ -16,13 +17,16 @@ pub(super) async fn run(args: Run, output: &Output, stop: &Stop) -> Result<()> {
     args.messages.apply(&mut pipeline);
     args.negatives.apply(&mut pipeline);
     args.tuning.apply(&mut pipeline);
-    let contrast = &mut pipeline.settings_mut().contrast;
-    set(&mut contrast.train_limit, args.train_limit);
-    set(&mut contrast.valid_limit, args.valid_limit);
-    set(&mut contrast.test_limit, args.test_limit);
+    args.limits.apply(&mut pipeline);
     let stages = pipeline.run().await;
     progress.finish();
-    print_stages(&pipeline, &stages?, output)
+    let planned = PlanOptions::default();
+    let stages = say_where_it_stopped(&pipeline, stages, &planned, output)?;
+    let plan = output
+        .is_json()
+        .then(|| pipeline.plan(&planned))
+        .transpose()?;
+    print_stages_and_plan(&pipeline, &stages, plan, output)
 }
 
 pub(super) async fn train(args: Train, output: &Output, stop: &Stop) -> Result<()> {

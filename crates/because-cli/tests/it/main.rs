@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod bad_input;
+mod calls;
 mod hub_ids;
+mod money;
 mod training;
 mod whole_path;
 

@@ -1,48 +1,12 @@
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode};
 
+use super::schema;
 use crate::{ChatError, Result};
-
-const SCHEMA_VERSION: u32 = 1;
-
-// An ordinary rowid table with a unique blob costs a third of one keyed by the blob itself, in time and in bytes.
-const TABLES: &str = "
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE responses(
-    id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL UNIQUE,
-    created_unix INTEGER NOT NULL,
-    model TEXT NOT NULL,
-    endpoint TEXT NOT NULL,
-    response TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    cached_tokens INTEGER NOT NULL,
-    reasoning_tokens INTEGER NOT NULL
-);
-CREATE TABLE attempts(
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    run TEXT NOT NULL,
-    key BLOB NOT NULL,
-    created_unix INTEGER NOT NULL,
-    model TEXT NOT NULL,
-    endpoint TEXT NOT NULL,
-    outcome TEXT NOT NULL,
-    status INTEGER,
-    prompt_tokens INTEGER NOT NULL DEFAULT 0,
-    completion_tokens INTEGER NOT NULL DEFAULT 0,
-    cached_tokens INTEGER NOT NULL DEFAULT 0,
-    reasoning_tokens INTEGER NOT NULL DEFAULT 0,
-    latency_ms INTEGER,
-    finish_reason TEXT,
-    error TEXT
-);
-CREATE INDEX attempts_by_key ON attempts(key);
-";
 
 /// Held by every opening of a store, in a file of its own beside it: closing any handle on the database file itself
 /// would let go of SQLite's locks.
@@ -51,33 +15,62 @@ pub(super) struct Lock {
     _file: File,
 }
 
+/// What the writing connection holds in memory at most, in KiB: the pages that rows go to are all over the index of keys.
+const PAGES_KIB: i32 = 32 << 10;
+
+/// Pages in the log before they are moved into the tables: each time costs two waits for the disk, and a page that was
+/// written often meanwhile is moved once.
+const PAGES_IN_LOG: u32 = 8000;
+
 /// Opens the write connection, with tables and all, and says that this file is in use.
 pub(super) fn open(path: &Path) -> Result<(Connection, Option<Lock>)> {
-    let lock_path = beside(path, "-lock");
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(|error| ChatError::Store {
-            file: path.display().to_string(),
-            message: format!("cannot open {}: {error}", lock_path.display()),
-        })?;
+    let lock = lock_file(path)?;
     let alone = lock.try_lock().is_ok();
     let mut connection = connect(path)?;
-    prepare(path, &mut connection)?;
+    let failed = |error: rusqlite::Error| failure(path, &error);
+    connection
+        .pragma_update(None, "cache_size", -PAGES_KIB)
+        .map_err(failed)?;
+    connection
+        .pragma_update(None, "wal_autocheckpoint", PAGES_IN_LOG)
+        .map_err(failed)?;
+    schema::prepare(path, &mut connection)?;
     if alone {
-        connection
-            .execute(
-                "UPDATE attempts SET outcome = 'interrupted' WHERE outcome = 'sent'",
-                [],
-            )
-            .map_err(|error| failure(path, &error))?;
+        interrupt_what_is_left(&connection).map_err(failed)?;
         // A system without file locks says so here; then nobody is ever alone and rows stay `sent`, which is true too.
         let _ = lock.unlock();
     }
     let lock = lock.lock_shared().is_ok().then_some(Lock { _file: lock });
     Ok((connection, lock))
+}
+
+/// Opens the file for somebody who must be the only one: while the lock is held, whoever else opens it waits. An error
+/// while another opening, in this process or another, is there. A system without file locks cannot tell; then rows that
+/// are still `sent` say that somebody may be.
+pub(super) fn open_alone(path: &Path) -> Result<(Connection, Lock)> {
+    let refuse = |message: &str| {
+        Err(ChatError::Store {
+            file: path.display().to_string(),
+            message: message.into(),
+        })
+    };
+    let lock = lock_file(path)?;
+    let locked = match lock.try_lock() {
+        Ok(()) => true,
+        Err(TryLockError::WouldBlock) => {
+            return refuse("in use by another run; wait until it has ended");
+        }
+        Err(TryLockError::Error(_)) => false,
+    };
+    let mut connection = connect(path)?;
+    schema::prepare(path, &mut connection)?;
+    let failed = |error| failure(path, &error);
+    if locked {
+        interrupt_what_is_left(&connection).map_err(failed)?;
+    } else if under_way(&connection).map_err(failed)? {
+        return refuse("holds calls that are under way; wait until their run has ended");
+    }
+    Ok((connection, Lock { _file: lock }))
 }
 
 /// A connection with the settings that every one of ours has.
@@ -98,7 +91,7 @@ pub(super) fn run_label() -> String {
     format!(
         "{}-{}-{}",
         std::process::id(),
-        super::writer::unix_now(),
+        super::unix_now(),
         OPENINGS.fetch_add(1, Ordering::Relaxed)
     )
 }
@@ -122,6 +115,44 @@ pub(super) fn failure(path: &Path, error: &rusqlite::Error) -> ChatError {
     }
 }
 
+/// What the file takes on the disk, with what was written lately and lies beside it.
+pub(super) fn bytes(path: &Path) -> u64 {
+    [path, &beside(path, "-wal")]
+        .iter()
+        .filter_map(|path| std::fs::metadata(path).ok())
+        .map(|file| file.len())
+        .sum()
+}
+
+fn lock_file(path: &Path) -> Result<File> {
+    let lock_path = beside(path, "-lock");
+    File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(|error| ChatError::Store {
+            file: path.display().to_string(),
+            message: format!("cannot open {}: {error}", lock_path.display()),
+        })
+}
+
+/// For whoever is alone: what is still under way belongs to nobody who lives.
+fn interrupt_what_is_left(connection: &Connection) -> rusqlite::Result<usize> {
+    connection.execute(
+        "UPDATE attempts SET outcome = 'interrupted' WHERE outcome = 'sent'",
+        [],
+    )
+}
+
+fn under_way(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM attempts WHERE outcome = 'sent')",
+        [],
+        |row| row.get(0),
+    )
+}
+
 /// SQLite does not wait while another connection makes the same switch, so the waiting is here.
 fn use_wal(connection: &Connection) -> rusqlite::Result<()> {
     for _ in 0..200 {
@@ -133,52 +164,6 @@ fn use_wal(connection: &Connection) -> rusqlite::Result<()> {
         }
     }
     connection.pragma_update(None, "journal_mode", "WAL")
-}
-
-fn prepare(path: &Path, connection: &mut Connection) -> Result<()> {
-    let failed = |error: rusqlite::Error| failure(path, &error);
-    let refuse = |message: String| {
-        Err(ChatError::Store {
-            file: path.display().to_string(),
-            message,
-        })
-    };
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(failed)?;
-    let tables: u32 = transaction
-        .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
-        .map_err(failed)?;
-    if tables == 0 {
-        transaction.execute_batch(TABLES).map_err(failed)?;
-        transaction
-            .execute(
-                "INSERT INTO meta(key, value) VALUES ('schema_version', ?1)",
-                [SCHEMA_VERSION.to_string()],
-            )
-            .map_err(failed)?;
-        return transaction.commit().map_err(failed);
-    }
-    let version: Option<String> = transaction
-        .query_row(
-            "SELECT value FROM meta WHERE key = 'schema_version'",
-            [],
-            |row| row.get(0),
-        )
-        .optional()
-        .or_else(|error| match error {
-            rusqlite::Error::SqliteFailure(ref code, _) if code.code == ErrorCode::Unknown => {
-                Ok(None)
-            }
-            error => Err(failed(error)),
-        })?;
-    match version.as_deref().map(str::parse::<u32>) {
-        Some(Ok(version)) if version <= SCHEMA_VERSION => Ok(()),
-        Some(Ok(version)) => refuse(format!(
-            "written by a newer version (its schema is {version}, this program knows {SCHEMA_VERSION}); update the program or use another file"
-        )),
-        _ => refuse("a database of another program; give another path".into()),
-    }
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {

@@ -29,7 +29,15 @@ async fn a_full_disk_is_an_error_that_names_the_file_and_loses_nothing() {
         .unwrap();
     store.shared.writer.limit_pages();
 
-    let big = answer(&"x".repeat(1 << 20));
+    let mut noise = vec![0; 1 << 19];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    // Nothing that compression could make small.
+    let big = answer(
+        &noise
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>(),
+    );
     let error = store.put(&key("big"), &model, &big).await.unwrap_err();
     assert!(
         error.to_string().contains("llm.sqlite") && error.to_string().contains("full"),
@@ -126,7 +134,7 @@ fn a_newer_a_foreign_and_a_broken_file_are_refused_by_name() {
             .replace(folder.path().to_str().unwrap(), "")
     };
     insta::assert_snapshot!([&newer, &foreign, &broken, &nowhere].map(|path| message(path)).join("\n"), @r#"
-    /newer.sqlite: written by a newer version (its schema is 99, this program knows 1); update the program or use another file
+    /newer.sqlite: written by a newer version (its schema is 99, this program knows 2); update the program or use another file
     /foreign.sqlite: a database of another program; give another path
     /broken.sqlite: file is not a database; move it away to begin a new one
     /no/such/folder.sqlite: cannot open /no/such/folder.sqlite-lock: No such file or directory (os error 2)

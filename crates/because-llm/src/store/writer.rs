@@ -1,12 +1,16 @@
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior, params};
+use futures_channel::oneshot;
+use rusqlite::{CachedStatement, Connection, TransactionBehavior, params};
 
-use super::{Settled, file};
+use super::codec::Packed;
+use super::{AttemptId, Settled, file, unix_now};
 use crate::{ChatError, ModelId, RequestKey, Result, Usage};
 
 /// What is asked of the writing thread.
@@ -14,21 +18,19 @@ pub(super) enum Op {
     Put {
         key: RequestKey,
         model: ModelId,
-        response: String,
+        response: Packed,
         usage: Usage,
     },
     Begin {
         key: RequestKey,
         model: ModelId,
-        run: String,
     },
     Settle {
-        id: i64,
+        id: AttemptId,
         settled: Settled,
     },
     MarkInvalid {
         key: RequestKey,
-        run: String,
         reason: String,
     },
     Flush,
@@ -36,30 +38,88 @@ pub(super) enum Op {
     LimitPages,
 }
 
-/// Called with the id of the row once it is on disk, or with why it is not.
-pub(super) type Reply = Box<dyn FnOnce(Result<i64>) + Send>;
+/// Told the id of a row begun, or how many rows were kept, once that is on disk; or why it is not.
+enum Reply {
+    Later(oneshot::Sender<Result<i64>>),
+    Blocking(mpsc::Sender<Result<i64>>),
+}
 
 type Job = (Op, Option<Reply>);
 
+/// How long what nobody waits for may lie in memory.
+const LONGEST_UNHEARD: Duration = Duration::from_millis(10);
+
+/// How long a commit waits for company, when the one before it had some: under load one commit for thirty rows costs a
+/// fraction of thirty, and beside a model's answer nobody sees a millisecond.
+const GATHERING: Duration = Duration::from_millis(1);
+
+/// As many rows as are worth a commit of their own.
+const FULL: usize = 256;
+
+/// How many calls that were answered are remembered for whoever finds that an answer does not fit. That is found as soon as
+/// it has come, so this is many times what is needed; and it spares an index over every call ever made.
+const REMEMBERED: usize = 4096;
+
+/// Where somebody finds it later, so many of the newest rows are looked through.
+const LOOKED_THROUGH: i64 = 100_000;
+
+/// How often the row of this opening is brought up to date while others are written anyway.
+const RUN_ROW_EVERY: Duration = Duration::from_secs(1);
+
 /// The one thread that writes. While it commits, more work gathers; all of that is the next commit.
-#[derive(Clone)]
 pub(super) struct Writer {
     path: PathBuf,
-    jobs: Arc<Mutex<Option<Sender<Job>>>>,
-    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    queue: Arc<Queue>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    more: Condvar,
     /// The first failure that nobody waited for.
-    unheard: Arc<Mutex<Option<ChatError>>>,
+    unheard: Mutex<Option<ChatError>>,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: Vec<Job>,
+    /// Somebody waits for one of them.
+    awaited: bool,
+    closed: bool,
+    waiting: Waiting,
+}
+
+/// What the writing thread would be woken by.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// Not at all: it is at work.
+    #[default]
+    No,
+    /// By anything.
+    ForAny,
+    /// By what somebody waits for; it comes by itself soon.
+    ForAwaited,
+    /// By enough for a commit; it comes by itself very soon.
+    ForMany,
+}
+
+/// This opening of the file, for its row in `runs`.
+pub(super) struct Run {
+    pub(super) label: String,
+    pub(super) begun_unix: i64,
+    /// Answers that were given out from the store.
+    pub(super) from_store: Arc<AtomicU64>,
 }
 
 impl Writer {
-    pub(super) fn start(path: PathBuf, connection: Connection) -> Result<Self> {
-        let (sender, receiver) = channel();
-        let unheard = Arc::new(Mutex::new(None));
+    pub(super) fn start(path: PathBuf, connection: Connection, run: Run) -> Result<Self> {
+        let queue = Arc::new(Queue::default());
         let thread = std::thread::Builder::new()
             .name("llm-store".into())
             .spawn({
-                let (path, unheard) = (path.clone(), Arc::clone(&unheard));
-                move || run(&path, connection, &receiver, &unheard)
+                let (path, queue) = (path.clone(), Arc::clone(&queue));
+                move || Writing::new(&path, connection, run).until_closed(&queue)
             })
             .map_err(|error| ChatError::Store {
                 file: path.display().to_string(),
@@ -67,59 +127,42 @@ impl Writer {
             })?;
         Ok(Self {
             path,
-            jobs: Arc::new(Mutex::new(Some(sender))),
-            thread: Arc::new(Mutex::new(Some(thread))),
-            unheard,
+            queue,
+            thread: Mutex::new(Some(thread)),
         })
     }
 
-    pub(super) fn send(&self, op: Op, reply: Option<Reply>) {
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = match &*jobs {
-            Some(jobs) => jobs.send((op, reply)).err().map(|error| error.0),
-            None => Some((op, reply)),
-        };
-        drop(jobs);
-        if let Some((_, Some(reply))) = refused {
-            reply(Err(ChatError::Store {
-                file: self.path.display().to_string(),
-                message: "closed".into(),
-            }));
-        }
+    /// Sends work whose failure is told at the next [`flush`](Self::flush).
+    pub(super) fn send(&self, op: Op) {
+        self.queue.push((op, None));
+    }
+
+    /// Sends work, to be told what became of it. The work goes on also when nobody listens any more.
+    pub(super) fn ask(&self, op: Op) -> oneshot::Receiver<Result<i64>> {
+        let (sender, receiver) = oneshot::channel();
+        self.queue.push((op, Some(Reply::Later(sender))));
+        receiver
     }
 
     pub(super) fn flush(&self) -> Result<()> {
-        let (sender, receiver) = channel();
-        self.send(
-            Op::Flush,
-            Some(Box::new(move |result| {
-                let _ = sender.send(result);
-            })),
-        );
+        let (sender, receiver) = mpsc::channel();
+        self.queue.push((Op::Flush, Some(Reply::Blocking(sender))));
+        // A closed queue has dropped the sender; there is nothing left to wait for then.
         if let Ok(result) = receiver.recv() {
             result?;
         }
-        let unheard = self
-            .unheard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let unheard = lock(&self.queue.unheard).take();
         unheard.map_or(Ok(()), Err)
     }
 
+    /// Writes what was sent and ends the thread.
     pub(super) fn stop(&self) {
-        drop(
-            self.jobs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        // The last clone may be dropped by a reply, which is the writing thread itself.
+        let mut state = lock(&self.queue.state);
+        state.closed = true;
+        self.queue.more.notify_one();
+        drop(state);
+        let thread = lock(&self.thread).take();
+        // The last clone may be dropped by whom a reply wakes, which is the writing thread itself.
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {
@@ -127,91 +170,255 @@ impl Writer {
         }
     }
 
+    pub(super) fn stopped(&self) -> ChatError {
+        ChatError::Store {
+            file: self.path.display().to_string(),
+            message: "the writer has stopped".into(),
+        }
+    }
+
     /// Leaves room for a few pages more and then says that the disk is full.
     #[cfg(test)]
     pub(super) fn limit_pages(&self) {
-        self.send(Op::LimitPages, None);
+        self.send(Op::LimitPages);
         self.flush().unwrap();
     }
 }
 
-pub(super) fn unix_now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-        })
+impl Queue {
+    fn push(&self, job: Job) {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return;
+        }
+        let awaited = job.1.is_some();
+        state.awaited |= awaited;
+        state.jobs.push(job);
+        let wakes = match state.waiting {
+            Waiting::No => false,
+            Waiting::ForAny => true,
+            Waiting::ForAwaited => awaited || state.jobs.len() >= FULL,
+            Waiting::ForMany => state.jobs.len() >= FULL,
+        };
+        if wakes {
+            // The next one to send need not wake it again.
+            state.waiting = Waiting::No;
+            drop(state);
+            self.more.notify_one();
+        }
+    }
+
+    /// For the writing thread itself, which is awake; also when nobody else may send any more.
+    fn push_first(&self, job: Job) {
+        lock(&self.state).jobs.insert(0, job);
+    }
+
+    /// What there is to write next, in `jobs`; false when there will be nothing more.
+    fn next(&self, jobs: &mut Vec<Job>, had_company: bool) -> bool {
+        let mut state = lock(&self.state);
+        while state.jobs.is_empty() && !state.closed {
+            state.waiting = Waiting::ForAny;
+            state = self
+                .more
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if !state.awaited {
+            let until = Instant::now() + LONGEST_UNHEARD;
+            state = self.wait(state, Waiting::ForAwaited, until);
+        }
+        if had_company {
+            let until = Instant::now() + GATHERING;
+            state = self.wait(state, Waiting::ForMany, until);
+        }
+        state.waiting = Waiting::No;
+        state.awaited = false;
+        std::mem::swap(&mut state.jobs, jobs);
+        !jobs.is_empty()
+    }
+
+    fn wait<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        waiting: Waiting,
+        until: Instant,
+    ) -> MutexGuard<'a, State> {
+        state.waiting = waiting;
+        while state.waiting == waiting && !state.closed && state.jobs.len() < FULL {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self
+                .more
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        state
+    }
 }
 
-fn run(
-    path: &Path,
-    mut connection: Connection,
-    jobs: &Receiver<Job>,
-    unheard: &Mutex<Option<ChatError>>,
-) {
-    const LARGEST_GROUP: usize = 256;
-    while let Ok(first) = jobs.recv() {
-        let (ops, replies): (Vec<Op>, Vec<Option<Reply>>) = std::iter::once(first)
-            .chain(jobs.try_iter())
-            .take(LARGEST_GROUP)
-            .unzip();
-        let results = match commit(&mut connection, &ops) {
+/// The writing thread's own.
+struct Writing<'a> {
+    path: &'a Path,
+    connection: Connection,
+    run: Run,
+    /// What the row of this opening says, and since when.
+    run_row: Option<(u64, Instant)>,
+    answered: VecDeque<AttemptId>,
+}
+
+impl<'a> Writing<'a> {
+    fn new(path: &'a Path, connection: Connection, run: Run) -> Self {
+        Self {
+            path,
+            connection,
+            run,
+            run_row: None,
+            answered: VecDeque::with_capacity(REMEMBERED),
+        }
+    }
+
+    fn until_closed(mut self, queue: &Queue) {
+        let mut jobs = Vec::new();
+        let mut had_company = false;
+        while queue.next(&mut jobs, had_company) {
+            let awaited = jobs.iter().filter(|(_, reply)| reply.is_some()).count();
+            had_company = awaited > 1;
+            self.write(&mut jobs, queue);
+        }
+        if self.run.from_store.load(Ordering::Relaxed) > 0
+            && let Err(error) = self.commit(&[], true)
+        {
+            tracing::warn!(%error, "the number of answers from the store was not written");
+        }
+    }
+
+    /// Commits these together, and tells those who wait. What fails in company is tried alone: one row that does not fit
+    /// takes no other with it.
+    fn write(&mut self, jobs: &mut Vec<Job>, queue: &Queue) {
+        let (ops, replies): (Vec<Op>, Vec<Option<Reply>>) = jobs.drain(..).unzip();
+        let flushed = ops.iter().any(|op| matches!(op, Op::Flush));
+        let results: Vec<rusqlite::Result<i64>> = match self.commit(&ops, flushed) {
             Ok(ids) => ids.into_iter().map(Ok).collect(),
             Err(error) if ops.len() == 1 => vec![Err(error)],
-            // One row may be at fault: each for itself, then.
             Err(_) => ops
                 .iter()
-                .map(|op| commit(&mut connection, std::slice::from_ref(op)).map(|ids| ids[0]))
-                .collect::<Vec<_>>(),
+                .map(|op| {
+                    self.commit(std::slice::from_ref(op), false)
+                        .map(|ids| ids[0])
+                })
+                .collect(),
         };
-        for (result, reply) in results.into_iter().zip(replies) {
-            let result = result.map_err(|error| file::failure(path, &error));
+        for ((op, reply), result) in ops.into_iter().zip(replies).zip(results) {
+            let result = result.map_err(|error| file::failure(self.path, &error));
             match (reply, result) {
-                (Some(reply), result) => reply(result),
+                (Some(Reply::Later(sender)), result) => {
+                    let Err(Ok(id)) = sender.send(result) else {
+                        continue;
+                    };
+                    // Whoever began this attempt went away before the call could go out.
+                    if let Op::Begin { key, .. } = op {
+                        let id = AttemptId { id, key };
+                        let settled = Settled {
+                            outcome: "interrupted",
+                            error: Some("dropped before it was sent".into()),
+                            ..Settled::default()
+                        };
+                        queue.push_first((Op::Settle { id, settled }, None));
+                    }
+                }
+                (Some(Reply::Blocking(sender)), result) => {
+                    let _ = sender.send(result);
+                }
                 (None, Err(error)) => {
                     tracing::warn!(%error, "a row of the audit was not written");
-                    unheard
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .get_or_insert(error);
+                    lock(&queue.unheard).get_or_insert(error);
                 }
                 (None, Ok(_)) => {}
             }
         }
     }
-}
 
-fn commit(connection: &mut Connection, ops: &[Op]) -> rusqlite::Result<Vec<i64>> {
-    if ops.iter().all(|op| matches!(op, Op::Flush)) {
-        return Ok(vec![0; ops.len()]);
-    }
-    // Immediate, so that waiting for another process happens here and not in the middle.
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let ids = ops
-        .iter()
-        .map(|op| write(&transaction, op))
-        .collect::<rusqlite::Result<Vec<i64>>>()?;
-    transaction.commit()?;
-    Ok(ids)
-}
-
-fn write(connection: &Connection, op: &Op) -> rusqlite::Result<i64> {
-    match op {
-        Op::Put {
-            key,
-            model,
-            response,
-            usage,
-        } => {
-            connection
+    fn commit(&mut self, ops: &[Op], flushed: bool) -> rusqlite::Result<Vec<i64>> {
+        let from_store = self.run.from_store.load(Ordering::Relaxed);
+        let run_row = match self.run_row {
+            None => from_store > 0 || ops.iter().any(|op| !matches!(op, Op::Flush)),
+            Some((said, at)) => said != from_store && (flushed || at.elapsed() >= RUN_ROW_EVERY),
+        };
+        if !run_row && ops.iter().all(|op| matches!(op, Op::Flush)) {
+            return Ok(vec![0; ops.len()]);
+        }
+        let now = unix_now();
+        // Immediate, so that waiting for another process happens here and not in the middle.
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut statements = Statements {
+            connection: &transaction,
+            run: &self.run.label,
+            now,
+            answered: &mut self.answered,
+            put: None,
+            begin: None,
+            settle: None,
+        };
+        let ids = ops
+            .iter()
+            .map(|op| statements.write(op))
+            .collect::<rusqlite::Result<Vec<i64>>>()?;
+        drop(statements);
+        if run_row {
+            transaction
                 .prepare_cached(
-                    "INSERT INTO responses(key, created_unix, model, endpoint, response, prompt_tokens, completion_tokens,
-                         cached_tokens, reasoning_tokens) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                     ON CONFLICT(key) DO NOTHING",
+                    "INSERT INTO runs(run, begun_unix, from_store) VALUES (?1, ?2, ?3)
+                     ON CONFLICT(run) DO UPDATE SET from_store = ?3",
+                )?
+                .execute(params![
+                    self.run.label,
+                    self.run.begun_unix,
+                    column(from_store)
+                ])?;
+        }
+        transaction.commit()?;
+        if run_row {
+            self.run_row = Some((from_store, Instant::now()));
+        }
+        Ok(ids)
+    }
+}
+
+/// What one transaction writes with: each statement looked up once.
+struct Statements<'c> {
+    connection: &'c Connection,
+    run: &'c str,
+    now: i64,
+    answered: &'c mut VecDeque<AttemptId>,
+    put: Option<CachedStatement<'c>>,
+    begin: Option<CachedStatement<'c>>,
+    settle: Option<CachedStatement<'c>>,
+}
+
+impl Statements<'_> {
+    fn write(&mut self, op: &Op) -> rusqlite::Result<i64> {
+        match op {
+            Op::Put {
+                key,
+                model,
+                response,
+                usage,
+            } => {
+                let kept = looked_up(
+                    &mut self.put,
+                    self.connection,
+                    "INSERT INTO responses(key, created_unix, model, endpoint, response, prompt_tokens,
+                         completion_tokens, cached_tokens, reasoning_tokens)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT(key) DO NOTHING",
                 )?
                 .execute(params![
                     key.as_bytes(),
-                    unix_now(),
+                    self.now,
                     model.model,
                     model.endpoint,
                     response,
@@ -220,30 +427,34 @@ fn write(connection: &Connection, op: &Op) -> rusqlite::Result<i64> {
                     column(usage.cached_tokens),
                     column(usage.reasoning_tokens),
                 ])?;
-        }
-        Op::Begin { key, model, run } => {
-            connection
-                .prepare_cached(
+                return Ok(i64::from(kept > 0));
+            }
+            Op::Begin { key, model } => {
+                looked_up(
+                    &mut self.begin,
+                    self.connection,
                     "INSERT INTO attempts(run, key, created_unix, model, endpoint, outcome)
                      VALUES (?1, ?2, ?3, ?4, ?5, 'sent')",
                 )?
                 .execute(params![
-                    run,
+                    self.run,
                     key.as_bytes(),
-                    unix_now(),
+                    self.now,
                     model.model,
                     model.endpoint
                 ])?;
-        }
-        Op::Settle { id, settled } => {
-            connection
-                .prepare_cached(
+            }
+            Op::Settle { id, settled } => {
+                looked_up(
+                    &mut self.settle,
+                    self.connection,
                     "UPDATE attempts SET outcome = ?2, status = ?3, prompt_tokens = ?4, completion_tokens = ?5,
-                         cached_tokens = ?6, reasoning_tokens = ?7, latency_ms = ?8, finish_reason = ?9, error = ?10
+                         cached_tokens = ?6, reasoning_tokens = ?7, latency_ms = ?8, finish_reason = ?9, error = ?10,
+                         cost_nano = ?11, queued_ms = ?12
                      WHERE id = ?1",
                 )?
                 .execute(params![
-                    id,
+                    id.id,
                     settled.outcome,
                     settled.status,
                     column(settled.usage.prompt_tokens),
@@ -253,31 +464,74 @@ fn write(connection: &Connection, op: &Op) -> rusqlite::Result<i64> {
                     column(settled.latency_ms),
                     settled.finish_reason,
                     settled.error,
+                    settled.cost_nano.map(cost_column),
+                    settled.queued_ms.map(column),
                 ])?;
+                if settled.outcome == "ok" {
+                    if self.answered.len() == REMEMBERED {
+                        self.answered.pop_front();
+                    }
+                    self.answered.push_back(*id);
+                }
+            }
+            Op::MarkInvalid { key, reason } => {
+                let id = match self.answered.iter().rposition(|id| id.key == *key) {
+                    Some(place) => self.answered.remove(place).map(|id| id.id),
+                    None => self.answered_before(key)?,
+                };
+                self.connection
+                    .prepare_cached(
+                        "UPDATE attempts SET outcome = 'invalid', error = ?2 WHERE id = ?1",
+                    )?
+                    .execute(params![id, reason])?;
+            }
+            Op::Flush => {}
+            #[cfg(test)]
+            Op::LimitPages => {
+                let pages: i64 = self
+                    .connection
+                    .query_row("PRAGMA page_count", [], |row| row.get(0))?;
+                let _: i64 = self.connection.query_row(
+                    &format!("PRAGMA max_page_count = {}", pages + 8),
+                    [],
+                    |row| row.get(0),
+                )?;
+            }
         }
-        Op::MarkInvalid { key, run, reason } => {
-            connection
-                .prepare_cached(
-                    "UPDATE attempts SET outcome = 'invalid', error = ?3 WHERE id =
-                         (SELECT max(id) FROM attempts WHERE key = ?1 AND run = ?2 AND outcome = 'ok')",
-                )?
-                .execute(params![key.as_bytes(), run, reason])?;
-        }
-        Op::Flush => {}
-        #[cfg(test)]
-        Op::LimitPages => {
-            let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
-            let _: i64 = connection.query_row(
-                &format!("PRAGMA max_page_count = {}", pages + 8),
-                [],
-                |row| row.get(0),
-            )?;
-        }
+        Ok(self.connection.last_insert_rowid())
     }
-    Ok(connection.last_insert_rowid())
+
+    fn answered_before(&self, key: &RequestKey) -> rusqlite::Result<Option<i64>> {
+        self.connection.query_row(
+            "SELECT max(id) FROM attempts
+             WHERE id > (SELECT max(id) FROM attempts) - ?1 AND key = ?2 AND run = ?3 AND outcome = 'ok'",
+            params![LOOKED_THROUGH, key.as_bytes(), self.run],
+            |row| row.get(0),
+        )
+    }
+}
+
+fn looked_up<'s, 'c>(
+    statement: &'s mut Option<CachedStatement<'c>>,
+    connection: &'c Connection,
+    sql: &str,
+) -> rusqlite::Result<&'s mut CachedStatement<'c>> {
+    Ok(match statement {
+        Some(statement) => statement,
+        none => none.insert(connection.prepare_cached(sql)?),
+    })
 }
 
 /// A count that no call can have is a server's mistake; it must neither lose the row nor overflow the sums.
 fn column(count: u64) -> i64 {
     i64::try_from(count.min(1 << 40)).unwrap_or_default()
+}
+
+/// A call costs less than a million dollars, which is 10^15 of these.
+fn cost_column(nano: u64) -> i64 {
+    i64::try_from(nano.min(1 << 50)).unwrap_or_default()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

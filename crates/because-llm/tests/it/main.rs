@@ -7,3 +7,4 @@ mod openai;
 #[cfg(feature = "openai")]
 mod server;
 mod stack;
+mod store;

@@ -2,9 +2,10 @@ use std::path::PathBuf;
 
 use because_contrast::{Contrast, Explainer, StudentPrompt};
 use because_core::{
-    Explanation, ItemId, Node, Profiles, Reference, Role, SftExample, Side, Split, UserId, jsonl,
+    Explanation, ItemId, Node, Reference, Role, SftExample, Side, Split, UserId, jsonl,
 };
-use because_graph::{BipartiteGraph, ItemCosine};
+use because_graph::{BipartiteGraph, ItemCosine, NodeIndex};
+use because_llm::{ChatModel, ModelId};
 use serde_json::json;
 
 use super::{Event, Pipeline, StageReport};
@@ -39,6 +40,13 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::contrast`].
     pub async fn contrast_all(&self) -> Result<StageReport> {
+        let wanted = self.all_pairs()?;
+        self.contrast_stage("contrast", &wanted, Keep::Nothing)
+            .await
+    }
+
+    /// The pairs that the settings ask for.
+    pub(super) fn all_pairs(&self) -> Result<Vec<Pairs>> {
         let settings = &self.settings.contrast;
         let mut wanted = vec![
             Pairs {
@@ -56,8 +64,26 @@ impl Pipeline {
                 limit: Some(settings.test_limit),
             });
         }
-        self.contrast_stage("contrast", &wanted, Keep::Nothing)
-            .await
+        Ok(wanted)
+    }
+
+    /// What the explanations depend on beside their inputs.
+    pub(super) fn contrast_depends(&self, model: &ModelId, wanted: &[Pairs]) -> serde_json::Value {
+        let limits: Vec<_> = wanted
+            .iter()
+            .map(|pairs| (pairs.split, pairs.limit))
+            .collect();
+        json!([model, self.contrast_settings(), limits])
+    }
+
+    pub(super) fn contrast_settings(&self) -> Contrast {
+        let settings = &self.settings.contrast;
+        Contrast {
+            hard: settings.hard,
+            random: settings.random,
+            max_attempts: settings.max_attempts,
+            seed: self.settings.seed,
+        }
     }
 
     async fn contrast_stage(
@@ -67,20 +93,10 @@ impl Pipeline {
         keep: Keep,
     ) -> Result<StageReport> {
         let project = &self.project;
-        let settings = &self.settings.contrast;
         let profiles = self.last_profiles()?;
         let model = self.model(self.settings.reasoner())?;
-        let contrast = Contrast {
-            hard: settings.hard,
-            random: settings.random,
-            max_attempts: settings.max_attempts,
-            seed: self.settings.seed,
-        };
-        let limits: Vec<_> = wanted
-            .iter()
-            .map(|pairs| (pairs.split, pairs.limit))
-            .collect();
-        let depends = json!([model.id(), contrast, limits]);
+        let contrast = self.contrast_settings();
+        let depends = self.contrast_depends(&model.id(), wanted);
         let interactions = project.interactions_path();
         let profiles_path = project.profiles_path(profiles.layer());
         let items_path = project.path("items.jsonl");
@@ -88,7 +104,8 @@ impl Pipeline {
             let graph = BipartiteGraph::from_project(project)?;
             let mut pairs = Vec::new();
             for wanted in wanted {
-                pairs.extend(chosen_pairs(&graph, &profiles, *wanted, self.settings.seed));
+                let known = |node: NodeIndex| profiles.summary(graph.node(node)).is_some();
+                pairs.extend(chosen_pairs(&graph, known, *wanted, self.settings.seed));
             }
             if pairs.is_empty() {
                 let splits: Vec<_> = wanted.iter().map(|pairs| pairs.split.as_str()).collect();
@@ -106,7 +123,7 @@ impl Pipeline {
                 .concurrency(self.settings.llm.concurrency)
                 .stop(self.stop.clone())
                 .on_progress(|done, total| {
-                    (self.events)(&Event::Progress {
+                    self.tell(&Event::Progress {
                         what: "pairs",
                         done,
                         total,
@@ -237,18 +254,21 @@ fn split_of(graph: &BipartiteGraph, user: &UserId, item: &ItemId) -> Option<Spli
 }
 
 /// The pairs of a split with a profile on both sides: all of them, or a seeded sample, by user and item.
-fn chosen_pairs(
+pub(super) fn chosen_pairs(
     graph: &BipartiteGraph,
-    profiles: &Profiles,
+    is_known: impl Fn(NodeIndex) -> bool,
     wanted: Pairs,
     seed: u64,
 ) -> Vec<(UserId, ItemId)> {
     let mut pairs = Vec::new();
     for user in graph.nodes(Side::User) {
         let user_node = graph.node(user);
+        if !is_known(user) {
+            continue;
+        }
         for neighbor in graph.neighbors(user, wanted.split) {
             let item_node = graph.node(neighbor.node);
-            if profiles.summary(user_node).is_some() && profiles.summary(item_node).is_some() {
+            if is_known(neighbor.node) {
                 let drawn =
                     because_graph::edge_rank(seed, 0, Side::User, user_node.id(), item_node.id());
                 pairs.push((drawn, user_node.id(), item_node.id()));

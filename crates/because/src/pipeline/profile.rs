@@ -1,5 +1,6 @@
 use because_core::jsonl;
-use because_graph::BipartiteGraph;
+use because_graph::{BipartiteGraph, NeighborSampler};
+use because_llm::{ChatModel, ModelId};
 use because_propagate::{InitialProfiles, MessagePassing, WordLimits, Written};
 use serde_json::json;
 
@@ -17,23 +18,12 @@ impl Pipeline {
         let graph = BipartiteGraph::from_project(project)?;
         let model = self.model(&self.settings.llm.model)?;
         let sampler = settings.sampling.sampler(self.settings.seed);
-        let mut words = WordLimits::default();
-        words.profile = settings.words;
-        words.shared = settings.shared_words;
 
         let interactions = project.interactions_path();
         let [users, items] = ["users.jsonl", "items.jsonl"].map(|name| project.path(name));
-        let depends = json!([
-            self.settings.seed,
-            model.id(),
-            settings.interactions,
-            settings.sampling,
-            settings.words
-        ]);
-        let initial = InitialProfiles::new(&model)
-            .sampler(&sampler)
-            .interactions(settings.interactions)
-            .words(words)
+        let depends = self.initial_depends(&model.id());
+        let initial = self
+            .initial(&model, &sampler)
             .concurrency(self.settings.llm.concurrency)
             .stop(self.stop.clone())
             .on_progress(|progress| self.progress(progress));
@@ -53,21 +43,12 @@ impl Pipeline {
             .await?,
         ];
 
-        let layers = MessagePassing::new(&model)
-            .neighbors(settings.neighbors)
-            .sampler(&sampler)
-            .words(words)
+        let layers = self
+            .messages(&model, &sampler)
             .concurrency(self.settings.llm.concurrency)
             .stop(self.stop.clone())
             .on_progress(|progress| self.progress(progress));
-        let depends = json!([
-            self.settings.seed,
-            model.id(),
-            settings.neighbors,
-            settings.sampling,
-            settings.words,
-            settings.shared_words,
-        ]);
+        let depends = self.message_depends(&model.id());
         for layer in 1..=settings.layers {
             let [initial, below] = [0, layer - 1].map(|layer| project.profiles_path(layer));
             let written = async |_| {
@@ -84,6 +65,62 @@ impl Pipeline {
         }
         self.forget_layers_above(settings.layers)?;
         Ok(reports)
+    }
+
+    /// Layer 0 as the settings have it, not yet told how to run.
+    pub(super) fn initial<'a>(
+        &self,
+        model: &'a dyn ChatModel,
+        sampler: &'a dyn NeighborSampler,
+    ) -> InitialProfiles<'a> {
+        InitialProfiles::new(model)
+            .sampler(sampler)
+            .interactions(self.settings.profile.interactions)
+            .words(self.words())
+    }
+
+    /// The layers after it.
+    pub(super) fn messages<'a>(
+        &self,
+        model: &'a dyn ChatModel,
+        sampler: &'a dyn NeighborSampler,
+    ) -> MessagePassing<'a> {
+        MessagePassing::new(model)
+            .neighbors(self.settings.profile.neighbors)
+            .sampler(sampler)
+            .words(self.words())
+    }
+
+    fn words(&self) -> WordLimits {
+        let mut words = WordLimits::default();
+        words.profile = self.settings.profile.words;
+        words.shared = self.settings.profile.shared_words;
+        words
+    }
+
+    /// What layer 0 depends on beside its inputs.
+    pub(super) fn initial_depends(&self, model: &ModelId) -> serde_json::Value {
+        let settings = &self.settings.profile;
+        json!([
+            self.settings.seed,
+            model,
+            settings.interactions,
+            settings.sampling,
+            settings.words
+        ])
+    }
+
+    /// What the layers after it depend on beside theirs.
+    pub(super) fn message_depends(&self, model: &ModelId) -> serde_json::Value {
+        let settings = &self.settings.profile;
+        json!([
+            self.settings.seed,
+            model,
+            settings.neighbors,
+            settings.sampling,
+            settings.words,
+            settings.shared_words,
+        ])
     }
 
     fn save_layer(
@@ -115,7 +152,7 @@ impl Pipeline {
     }
 
     fn progress(&self, progress: because_propagate::Progress<'_>) {
-        (self.events)(&Event::Progress {
+        self.tell(&Event::Progress {
             what: progress.stage,
             done: progress.done,
             total: progress.total,
