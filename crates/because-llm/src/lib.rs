@@ -35,8 +35,8 @@
 //! | [`Audited`] | a row for every call that goes out | the next thing below is the model |
 //!
 //! In reading order: [`ChatModel`], [`ChatRequest`], [`ChatResponse`], [`ChatError`]; [`PromptTemplate`] and [`fence`]; the
-//! wrappers; [`Store`]; [`Budget`], [`PriceTable`] and [`TokenCounter`]; the models: [`Offline`], `OpenAi` with the feature `openai`, [`Replay`]; [`ModelSpec`]; [`drive`] for
-//! many calls and [`Stop`].
+//! wrappers; [`Store`] with [`StoreStats`], [`RowFilter`] and [`Prune`]; [`Budget`], [`PriceTable`] and [`TokenCounter`]; the
+//! models: [`Offline`], `OpenAi` with the feature `openai`, [`Replay`]; [`ModelSpec`]; [`drive`] for many calls and [`Stop`].
 //!
 //! # What it does not do
 //!

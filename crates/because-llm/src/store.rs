@@ -3,6 +3,7 @@ mod file;
 mod memory;
 mod paid;
 mod prune;
+mod queue;
 mod readers;
 mod rows;
 mod schema;
@@ -98,6 +99,7 @@ pub struct StoreTotals {
     /// The tokens of all those calls, good or bad.
     pub usage: Usage,
     /// What those with a price cost, in billionths of a dollar; `None` where none had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_nano: Option<u64>,
     /// The same by model.
     pub models: BTreeMap<String, ModelTotals>,
@@ -112,6 +114,7 @@ pub struct ModelTotals {
     /// Their tokens.
     pub usage: Usage,
     /// What those with a price cost, in billionths of a dollar; `None` where none had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_nano: Option<u64>,
 }
 

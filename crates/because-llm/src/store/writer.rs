@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use futures_channel::oneshot;
 use rusqlite::{CachedStatement, Connection, TransactionBehavior, params};
 
 use super::codec::Packed;
+use super::queue::Queue;
 use super::{AttemptId, Settled, file, unix_now};
 use crate::{ChatError, ModelId, RequestKey, Result, Usage};
 
@@ -46,16 +47,6 @@ enum Reply {
 
 type Job = (Op, Option<Reply>);
 
-/// How long what nobody waits for may lie in memory.
-const LONGEST_UNHEARD: Duration = Duration::from_millis(10);
-
-/// How long a commit waits for company, when the one before it had some: under load one commit for thirty rows costs a
-/// fraction of thirty, and beside a model's answer nobody sees a millisecond.
-const GATHERING: Duration = Duration::from_millis(1);
-
-/// As many rows as are worth a commit of their own.
-const FULL: usize = 256;
-
 /// How many calls that were answered are remembered for whoever finds that an answer does not fit. That is found as soon as
 /// it has come, so this is many times what is needed; and it spares an index over every call ever made.
 const REMEMBERED: usize = 4096;
@@ -69,39 +60,10 @@ const RUN_ROW_EVERY: Duration = Duration::from_secs(1);
 /// The one thread that writes. While it commits, more work gathers; all of that is the next commit.
 pub(super) struct Writer {
     path: PathBuf,
-    queue: Arc<Queue>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-#[derive(Default)]
-struct Queue {
-    state: Mutex<State>,
-    more: Condvar,
+    queue: Arc<Queue<Job>>,
     /// The first failure that nobody waited for.
-    unheard: Mutex<Option<ChatError>>,
-}
-
-#[derive(Default)]
-struct State {
-    jobs: Vec<Job>,
-    /// Somebody waits for one of them.
-    awaited: bool,
-    closed: bool,
-    waiting: Waiting,
-}
-
-/// What the writing thread would be woken by.
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum Waiting {
-    /// Not at all: it is at work.
-    #[default]
-    No,
-    /// By anything.
-    ForAny,
-    /// By what somebody waits for; it comes by itself soon.
-    ForAwaited,
-    /// By enough for a commit; it comes by itself very soon.
-    ForMany,
+    unheard: Arc<Mutex<Option<ChatError>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// This opening of the file, for its row in `runs`.
@@ -115,11 +77,13 @@ pub(super) struct Run {
 impl Writer {
     pub(super) fn start(path: PathBuf, connection: Connection, run: Run) -> Result<Self> {
         let queue = Arc::new(Queue::default());
+        let unheard = Arc::<Mutex<Option<ChatError>>>::default();
         let thread = std::thread::Builder::new()
             .name("llm-store".into())
             .spawn({
-                let (path, queue) = (path.clone(), Arc::clone(&queue));
-                move || Writing::new(&path, connection, run).until_closed(&queue)
+                let (path, queue, unheard) =
+                    (path.clone(), Arc::clone(&queue), Arc::clone(&unheard));
+                move || Writing::new(&path, connection, run, &unheard).until_closed(&queue)
             })
             .map_err(|error| ChatError::Store {
                 file: path.display().to_string(),
@@ -128,39 +92,38 @@ impl Writer {
         Ok(Self {
             path,
             queue,
+            unheard,
             thread: Mutex::new(Some(thread)),
         })
     }
 
     /// Sends work whose failure is told at the next [`flush`](Self::flush).
     pub(super) fn send(&self, op: Op) {
-        self.queue.push((op, None));
+        self.queue.push((op, None), false);
     }
 
     /// Sends work, to be told what became of it. The work goes on also when nobody listens any more.
     pub(super) fn ask(&self, op: Op) -> oneshot::Receiver<Result<i64>> {
         let (sender, receiver) = oneshot::channel();
-        self.queue.push((op, Some(Reply::Later(sender))));
+        self.queue.push((op, Some(Reply::Later(sender))), true);
         receiver
     }
 
     pub(super) fn flush(&self) -> Result<()> {
         let (sender, receiver) = mpsc::channel();
-        self.queue.push((Op::Flush, Some(Reply::Blocking(sender))));
+        let reply = Some(Reply::Blocking(sender));
+        self.queue.push((Op::Flush, reply), true);
         // A closed queue has dropped the sender; there is nothing left to wait for then.
         if let Ok(result) = receiver.recv() {
             result?;
         }
-        let unheard = lock(&self.queue.unheard).take();
+        let unheard = lock(&self.unheard).take();
         unheard.map_or(Ok(()), Err)
     }
 
     /// Writes what was sent and ends the thread.
     pub(super) fn stop(&self) {
-        let mut state = lock(&self.queue.state);
-        state.closed = true;
-        self.queue.more.notify_one();
-        drop(state);
+        self.queue.close();
         let thread = lock(&self.thread).take();
         // The last clone may be dropped by whom a reply wakes, which is the writing thread itself.
         if let Some(thread) = thread
@@ -185,80 +148,6 @@ impl Writer {
     }
 }
 
-impl Queue {
-    fn push(&self, job: Job) {
-        let mut state = lock(&self.state);
-        if state.closed {
-            return;
-        }
-        let awaited = job.1.is_some();
-        state.awaited |= awaited;
-        state.jobs.push(job);
-        let wakes = match state.waiting {
-            Waiting::No => false,
-            Waiting::ForAny => true,
-            Waiting::ForAwaited => awaited || state.jobs.len() >= FULL,
-            Waiting::ForMany => state.jobs.len() >= FULL,
-        };
-        if wakes {
-            // The next one to send need not wake it again.
-            state.waiting = Waiting::No;
-            drop(state);
-            self.more.notify_one();
-        }
-    }
-
-    /// For the writing thread itself, which is awake; also when nobody else may send any more.
-    fn push_first(&self, job: Job) {
-        lock(&self.state).jobs.insert(0, job);
-    }
-
-    /// What there is to write next, in `jobs`; false when there will be nothing more.
-    fn next(&self, jobs: &mut Vec<Job>, had_company: bool) -> bool {
-        let mut state = lock(&self.state);
-        while state.jobs.is_empty() && !state.closed {
-            state.waiting = Waiting::ForAny;
-            state = self
-                .more
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        if !state.awaited {
-            let until = Instant::now() + LONGEST_UNHEARD;
-            state = self.wait(state, Waiting::ForAwaited, until);
-        }
-        if had_company {
-            let until = Instant::now() + GATHERING;
-            state = self.wait(state, Waiting::ForMany, until);
-        }
-        state.waiting = Waiting::No;
-        state.awaited = false;
-        std::mem::swap(&mut state.jobs, jobs);
-        !jobs.is_empty()
-    }
-
-    fn wait<'a>(
-        &self,
-        mut state: MutexGuard<'a, State>,
-        waiting: Waiting,
-        until: Instant,
-    ) -> MutexGuard<'a, State> {
-        state.waiting = waiting;
-        while state.waiting == waiting && !state.closed && state.jobs.len() < FULL {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self
-                .more
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        state
-    }
-}
-
 /// The writing thread's own.
 struct Writing<'a> {
     path: &'a Path,
@@ -267,20 +156,28 @@ struct Writing<'a> {
     /// What the row of this opening says, and since when.
     run_row: Option<(u64, Instant)>,
     answered: VecDeque<AttemptId>,
+    unheard: &'a Mutex<Option<ChatError>>,
 }
 
 impl<'a> Writing<'a> {
-    fn new(path: &'a Path, connection: Connection, run: Run) -> Self {
+    fn new(
+        path: &'a Path,
+        connection: Connection,
+        run: Run,
+        unheard: &'a Mutex<Option<ChatError>>,
+    ) -> Self {
         Self {
             path,
             connection,
             run,
             run_row: None,
             answered: VecDeque::with_capacity(REMEMBERED),
+            unheard,
         }
     }
 
-    fn until_closed(mut self, queue: &Queue) {
+    fn until_closed(mut self, queue: &Queue<Job>) {
+        let _end = queue.end();
         let mut jobs = Vec::new();
         let mut had_company = false;
         while queue.next(&mut jobs, had_company) {
@@ -297,7 +194,7 @@ impl<'a> Writing<'a> {
 
     /// Commits these together, and tells those who wait. What fails in company is tried alone: one row that does not fit
     /// takes no other with it.
-    fn write(&mut self, jobs: &mut Vec<Job>, queue: &Queue) {
+    fn write(&mut self, jobs: &mut Vec<Job>, queue: &Queue<Job>) {
         let (ops, replies): (Vec<Op>, Vec<Option<Reply>>) = jobs.drain(..).unzip();
         let flushed = ops.iter().any(|op| matches!(op, Op::Flush));
         let results: Vec<rusqlite::Result<i64>> = match self.commit(&ops, flushed) {
@@ -334,7 +231,7 @@ impl<'a> Writing<'a> {
                 }
                 (None, Err(error)) => {
                     tracing::warn!(%error, "a row of the audit was not written");
-                    lock(&queue.unheard).get_or_insert(error);
+                    lock(self.unheard).get_or_insert(error);
                 }
                 (None, Ok(_)) => {}
             }
