@@ -48,6 +48,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
 mod adaptive;
+mod alarm;
 mod audited;
 mod cached;
 mod chat;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use futures_timer::Delay;
 use futures_util::future::{Either, select};
 
+use crate::alarm::Alarm;
 use crate::departure::Departure;
 use crate::{
     BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result,
@@ -108,11 +109,12 @@ impl<M: ChatModel> Retrying<M> {
         let departure = Departure::now();
         let mut first = departure.watch(self.inner.chat(request));
         loop {
-            let silent = departure.at().map_or(Duration::ZERO, |at| at.elapsed());
-            if silent >= silence {
+            let now = Instant::now();
+            let until = departure.at().unwrap_or(now) + silence;
+            if until <= now {
                 break;
             }
-            match select(first, Delay::new(silence - silent)).await {
+            match select(first, Alarm::at(until)).await {
                 Either::Left((result, _)) => return result,
                 Either::Right(((), still)) => first = still,
             }
@@ -135,10 +137,13 @@ impl<M: ChatModel> ChatModel for Retrying<M> {
             let begun = Instant::now();
             let mut attempt = 1;
             loop {
-                let left = self.deadline.saturating_sub(begun.elapsed());
+                // A deadline beyond the end of the clock is none that comes.
+                let ends = begun
+                    .checked_add(self.deadline)
+                    .unwrap_or_else(|| begun + Duration::from_secs(1 << 30));
                 let result = {
                     let asked = pin!(self.attempt(request, &mut attempt));
-                    match select(asked, Delay::new(left)).await {
+                    match select(asked, Alarm::at(ends)).await {
                         Either::Left((result, _)) => Some(result),
                         Either::Right(_) => None,
                     }
