@@ -98,7 +98,7 @@ impl<M: ChatModel> Retrying<M> {
             _ => Duration::ZERO,
         };
         // What the server asks for comes before the draw, or all who were sent away return at the same moment.
-        (asked.min(self.longest_wait)) + drawn
+        asked.min(self.longest_wait).saturating_add(drawn)
     }
 
     /// One attempt, or two if the first one is silent for too long.
@@ -110,7 +110,7 @@ impl<M: ChatModel> Retrying<M> {
         let mut first = departure.watch(self.inner.chat(request));
         loop {
             let now = Instant::now();
-            let until = departure.at().unwrap_or(now) + silence;
+            let until = later(departure.at().unwrap_or(now), silence);
             if until <= now {
                 break;
             }
@@ -137,10 +137,7 @@ impl<M: ChatModel> ChatModel for Retrying<M> {
             let begun = Instant::now();
             let mut attempt = 1;
             loop {
-                // A deadline beyond the end of the clock is none that comes.
-                let ends = begun
-                    .checked_add(self.deadline)
-                    .unwrap_or_else(|| begun + Duration::from_secs(1 << 30));
+                let ends = later(begun, self.deadline);
                 let result = {
                     let asked = pin!(self.attempt(request, &mut attempt));
                     match select(asked, Alarm::at(ends)).await {
@@ -165,7 +162,8 @@ impl<M: ChatModel> ChatModel for Retrying<M> {
                 }
                 let key = key.get_or_insert_with(|| request.key(&self.inner.id()));
                 let wait = self.wait(key, attempt, &error);
-                if attempt >= self.attempts || begun.elapsed() + wait >= self.deadline {
+                if attempt >= self.attempts || begun.elapsed().saturating_add(wait) >= self.deadline
+                {
                     return Err(given_up(error, attempt));
                 }
                 // One hiccup is the rule in a long run; a person wants to hear of a server that stays away.
@@ -183,6 +181,12 @@ impl<M: ChatModel> ChatModel for Retrying<M> {
     fn id(&self) -> ModelId {
         self.inner.id()
     }
+}
+
+/// So long after that; what lies beyond the end of the clock does not come in our time.
+fn later(since: Instant, wait: Duration) -> Instant {
+    const LONG: Duration = Duration::from_secs(1 << 30);
+    since.checked_add(wait).unwrap_or_else(|| since + LONG)
 }
 
 /// A number in `0..1` that depends on nothing but these.

@@ -170,7 +170,8 @@ impl Controller {
 
     /// Lets nobody begin for this long.
     pub(super) fn pause_for(&mut self, pause: Duration, now: Instant) {
-        let until = now + pause;
+        // More than a day is asked for by mistake.
+        let until = now + pause.min(Duration::from_secs(24 * 3600));
         self.paused_until = Some(self.paused_until.map_or(until, |other| other.max(until)));
     }
 

@@ -68,7 +68,7 @@ impl Server {
         let work = self.work * (1.0 + self.spread * (2.0 * self.draw() - 1.0));
         match self.kind {
             Kind::Refuses if self.serving >= self.limit => {
-                return (now + micros(0.005), Outcome::Overloaded);
+                (now + micros(0.005), Outcome::Overloaded)
             }
             Kind::Refuses => {
                 self.serving += 1;
