@@ -121,9 +121,15 @@ pub(crate) struct Calls {
     /// The chat model that explains, where it is another one.
     #[arg(long)]
     pub(crate) reasoner: Option<ModelSpec>,
-    /// Calls in flight at most.
+    /// Calls in flight at most; how many the server bears is found out.
     #[arg(long)]
     pub(crate) concurrency: Option<usize>,
+    /// Requests in any minute at most.
+    #[arg(long)]
+    pub(crate) requests_per_minute: Option<u64>,
+    /// Tokens in any minute at most, those of prompts and answers together.
+    #[arg(long)]
+    pub(crate) tokens_per_minute: Option<u64>,
     /// Write every exchange to this file, for replay:FILE.
     #[arg(long)]
     pub(crate) record: Option<PathBuf>,

@@ -111,7 +111,10 @@ impl Calls {
         if let Some(record) = self.record {
             settings.llm.record = Some(record);
         }
-        set(&mut settings.llm.concurrency, self.concurrency);
+        let llm = &mut settings.llm;
+        set(&mut llm.concurrency, self.concurrency);
+        llm.requests_per_minute = self.requests_per_minute.or(llm.requests_per_minute);
+        llm.tokens_per_minute = self.tokens_per_minute.or(llm.tokens_per_minute);
         set(&mut settings.seed, self.seed);
         let llm = &mut settings.llm;
         llm.budget_usd = self.budget_usd.or(llm.budget_usd);

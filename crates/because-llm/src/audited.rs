@@ -132,7 +132,8 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-fn outcome(error: &ChatError) -> &'static str {
+/// The word for an error, in rows, counts and spans.
+pub(crate) fn outcome(error: &ChatError) -> &'static str {
     match error {
         ChatError::Transient { .. } => "transient",
         ChatError::Overloaded { .. } => "overloaded",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Result;
+use crate::{RateLimits, Result};
 
 /// A boxed future that may move between threads. A call takes seconds; the box costs nothing beside it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -202,6 +202,9 @@ pub struct ChatResponse {
     pub model: Option<String>,
     /// What was paid for.
     pub usage: Usage,
+    /// What the server said beside it of how much more it takes. It belongs to the moment, so it is not kept.
+    #[serde(skip)]
+    pub rate_limits: Option<RateLimits>,
 }
 
 /// Tokens, as the server counts them; 0 where it does not say.

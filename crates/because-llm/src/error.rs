@@ -17,6 +17,8 @@ pub enum ChatError {
         message: String,
         /// How long it asks to be left alone.
         retry_after: Option<Duration>,
+        /// What it says of how much more it takes.
+        rate_limits: Option<Box<crate::RateLimits>>,
     },
     /// The prompt does not fit the model's context.
     #[error("prompt too long for the model: {message}")]

@@ -10,7 +10,7 @@
 //! # let folder = tempfile::tempdir()?;
 //! let spec: ModelSpec = "offline".parse()?; // or "openai:gpt-4o-mini", "replay:exchanges.jsonl"
 //! let store = Store::open(folder.path().join("llm.sqlite"))?;
-//! let model = ModelStack::new(spec.open()?).store(store.clone()).concurrency(8).build()?;
+//! let model = ModelStack::new(spec.open()?).store(store.clone()).concurrency(64).build()?;
 //!
 //! let request = ChatRequest::new(vec![Message::user("Say something about sand.")]);
 //! let first = model.chat(&request).await?;
@@ -27,11 +27,14 @@
 //! | wrapper | adds | why there |
 //! |---|---|---|
 //! | [`Recording`] | a file that [`Replay`] answers from | records what the caller got |
-//! | [`Cached`] | no request is paid for twice, also at the same time | keeps only what fits |
+//! | [`SingleFlight`] | one call for all who ask the same at the same time | what comes later is for the next below |
+//! | [`Cached`] | no request is paid for twice | keeps only what fits |
 //! | [`Validated`] | answers in the shape asked for, repaired if need be | a repair is another request |
-//! | [`Retrying`] | the same call again when it may pass | holds no place while it waits |
-//! | [`Limited`] | so many calls at once | every repetition queues anew |
+//! | [`Retrying`] | the same call again when it may pass, or beside one that is silent | holds no place while it waits |
+//! | [`Adaptive`] | as many calls at once as the server bears | every repetition queues anew |
 //! | [`Budgeted`] | no call that the [`Budget`] cannot pay | a repetition is a payment too |
+//! | [`Paced`] | so many requests and tokens a minute | no more are let in than the rate needs |
+//! | [`Metered`] | figures, and a span of `tracing` for every call | its latencies are the server's, without queues |
 //! | [`Audited`] | a row for every call that goes out | the next thing below is the model |
 //!
 //! In reading order: [`ChatModel`], [`ChatRequest`], [`ChatResponse`], [`ChatError`]; [`PromptTemplate`] and [`fence`]; the
@@ -45,25 +48,31 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
+mod adaptive;
+mod alarm;
 mod audited;
 mod budget;
 mod cached;
 mod chat;
 mod deadline;
+mod departure;
 mod drive;
 mod ending;
 mod error;
 mod instructions;
 mod key;
-mod limited;
+mod metered;
 mod offline;
 #[cfg(feature = "openai")]
 mod openai;
+mod paced;
 mod prices;
 mod prompt;
+mod rate_limits;
 mod recording;
 mod replay;
 mod retrying;
+mod single_flight;
 mod spec;
 mod stack;
 mod store;
@@ -71,6 +80,7 @@ mod text;
 mod tokens;
 mod validated;
 
+pub use adaptive::{Adaptive, Concurrency};
 pub use audited::Audited;
 pub use budget::{Budget, Budgeted, Spent};
 pub use cached::Cached;
@@ -82,17 +92,20 @@ pub use deadline::{Deadline, DeadlineError};
 pub use drive::{Halted, Stop, drive};
 pub use error::{ChatError, Result};
 pub use key::RequestKey;
-pub use limited::Limited;
+pub use metered::{Figures, Metered, Metrics};
 pub use offline::Offline;
 #[cfg(feature = "openai")]
 pub use openai::{OpenAi, OpenAiBuilder, StructuredOutput};
+pub use paced::Paced;
 pub use prices::{Price, PriceError, PriceTable};
 pub use prompt::{PromptError, PromptTemplate, fence};
+pub use rate_limits::{Allowance, RateLimits};
 pub use recording::Recording;
 pub use replay::Replay;
 pub use retrying::Retrying;
+pub use single_flight::SingleFlight;
 pub use spec::{ModelSpec, ModelSpecError};
-pub use stack::ModelStack;
+pub use stack::{ModelStack, Stacked};
 pub use store::{
     Attempt, CallStats, KeptAnswer, ModelStats, ModelTotals, Paid, PaidCall, Prune, Pruned,
     Quantiles, RowFilter, Store, StoreStats, StoreTotals,

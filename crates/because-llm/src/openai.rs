@@ -1,6 +1,7 @@
 mod dialect;
 mod endpoint;
 mod http_date;
+mod rate_limits;
 mod refusal;
 mod transport;
 mod wire;
@@ -16,7 +17,7 @@ use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId,
 use dialect::Dialect;
 pub use dialect::StructuredOutput;
 use endpoint::{ApiKey, Endpoint};
-use transport::Bottom;
+use transport::{Bottom, LatestLimits};
 use wire::{Answer, Question};
 
 /// A model behind any server that speaks OpenAI's chat protocol: OpenAI, DeepSeek, vLLM, llama.cpp, Ollama, a gateway.
@@ -45,6 +46,7 @@ pub struct OpenAi {
     dialect: Dialect,
     timeout: Duration,
     client: Client<OpenAIConfig>,
+    rate_limits: LatestLimits,
 }
 
 /// The settings of an [`OpenAi`], until they are checked. Its `Debug` does not show the key.
@@ -109,9 +111,11 @@ impl OpenAi {
             }
             let error = match group.create_byot::<_, Answer>(&question).await {
                 Ok(answer) => {
-                    return answer
+                    let mut response = answer
                         .into_response()
-                        .map_err(|refusal| self.refused(&refusal));
+                        .map_err(|refusal| self.refused(&refusal))?;
+                    response.rate_limits = self.rate_limits.get();
+                    return Ok(response);
                 }
                 Err(error) => error,
             };
@@ -204,9 +208,15 @@ impl OpenAiBuilder {
             .with_api_key(endpoint.key.reveal())
             .with_org_id(self.organization.trim())
             .with_project_id(self.project.trim());
+        let rate_limits = LatestLimits::default();
+        let bottom = Bottom::new(
+            http.clone(),
+            endpoint.authorization.clone(),
+            rate_limits.clone(),
+        );
         Ok(OpenAi {
-            client: Client::build(http.clone(), config)
-                .with_http_service(Bottom::new(http, endpoint.authorization.clone())),
+            client: Client::build(http, config).with_http_service(bottom),
+            rate_limits,
             dialect: Dialect::of(&model, self.structured),
             timeout: self.timeout,
             endpoint,

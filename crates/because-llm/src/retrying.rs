@@ -1,8 +1,11 @@
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_timer::Delay;
 use futures_util::future::{Either, select};
 
+use crate::alarm::Alarm;
+use crate::departure::Departure;
 use crate::{
     BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result,
 };
@@ -11,6 +14,10 @@ use crate::{
 ///
 /// Waits `base × 2ⁿ`, drawn between nothing and all of it so that many callers do not return together, and at least as
 /// long as the server asked for, up to a bound. The draw depends on the request and the attempt only, not on a clock.
+///
+/// Some servers now and then accept a call and never say a word. With [`hedge_after`](Self::hedge_after), a call that has
+/// been silent for so long gets company: the same is asked once more, the first answer is taken, and the other call is
+/// dropped (it may have to be paid for all the same). Such a second call is an attempt like any other.
 ///
 /// ```
 /// use std::time::Duration;
@@ -30,6 +37,7 @@ pub struct Retrying<M> {
     base: Duration,
     longest_wait: Duration,
     deadline: Duration,
+    hedge_after: Option<Duration>,
 }
 
 impl<M: ChatModel> Retrying<M> {
@@ -42,6 +50,7 @@ impl<M: ChatModel> Retrying<M> {
             base: Duration::from_millis(500),
             longest_wait: Duration::from_secs(60),
             deadline: Duration::from_secs(30 * 60),
+            hedge_after: None,
         }
     }
 
@@ -73,6 +82,14 @@ impl<M: ChatModel> Retrying<M> {
         self
     }
 
+    /// Asks a second time, at most once for each attempt, when a call that has gone out is silent for so long. Time in the
+    /// queues of [`Adaptive`](crate::Adaptive) and [`Paced`](crate::Paced) inside does not count.
+    #[must_use]
+    pub fn hedge_after(mut self, silence: Duration) -> Self {
+        self.hedge_after = Some(silence);
+        self
+    }
+
     fn wait(&self, key: &RequestKey, attempt: u32, error: &ChatError) -> Duration {
         let most = self.base.saturating_mul(1 << (attempt - 1).min(16));
         let drawn = most.min(self.longest_wait).mul_f64(draw(key, attempt));
@@ -81,22 +98,57 @@ impl<M: ChatModel> Retrying<M> {
             _ => Duration::ZERO,
         };
         // What the server asks for comes before the draw, or all who were sent away return at the same moment.
-        (asked.min(self.longest_wait)) + drawn
+        asked.min(self.longest_wait).saturating_add(drawn)
+    }
+
+    /// One attempt, or two if the first one is silent for too long.
+    async fn attempt(&self, request: &ChatRequest, attempt: &mut u32) -> Result<ChatResponse> {
+        let Some(silence) = self.hedge_after.filter(|_| *attempt < self.attempts) else {
+            return self.inner.chat(request).await;
+        };
+        let departure = Departure::now();
+        let mut first = departure.watch(self.inner.chat(request));
+        loop {
+            let now = Instant::now();
+            let until = later(departure.at().unwrap_or(now), silence);
+            if until <= now {
+                break;
+            }
+            match select(first, Alarm::at(until)).await {
+                Either::Left((result, _)) => return result,
+                Either::Right(((), still)) => first = still,
+            }
+        }
+        *attempt += 1;
+        tracing::debug!(attempt, ?silence, "silent, asking a second time");
+        let second = self.inner.chat(request);
+        match select(first, second).await {
+            Either::Left((Err(error), second)) if error.is_retryable() => second.await,
+            Either::Right((Err(error), first)) if error.is_retryable() => first.await,
+            Either::Left((result, _)) | Either::Right((result, _)) => result,
+        }
     }
 }
 
 impl<M: ChatModel> ChatModel for Retrying<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
-            let key = request.key(&self.inner.id());
+            let mut key = None;
             let begun = Instant::now();
             let mut attempt = 1;
             loop {
-                let left = self.deadline.saturating_sub(begun.elapsed());
-                let error = match select(self.inner.chat(request), Delay::new(left)).await {
-                    Either::Left((Ok(response), _)) => return Ok(response),
-                    Either::Left((Err(error), _)) => error,
-                    Either::Right(_) => {
+                let ends = later(begun, self.deadline);
+                let result = {
+                    let asked = pin!(self.attempt(request, &mut attempt));
+                    match select(asked, Alarm::at(ends)).await {
+                        Either::Left((result, _)) => Some(result),
+                        Either::Right(_) => None,
+                    }
+                };
+                let error = match result {
+                    Some(Ok(response)) => return Ok(response),
+                    Some(Err(error)) => error,
+                    None => {
                         return Err(ChatError::Transient {
                             message: format!(
                                 "no answer within {:?} and {attempt} attempts",
@@ -108,8 +160,10 @@ impl<M: ChatModel> ChatModel for Retrying<M> {
                 if !error.is_retryable() {
                     return Err(error);
                 }
-                let wait = self.wait(&key, attempt, &error);
-                if attempt >= self.attempts || begun.elapsed() + wait >= self.deadline {
+                let key = key.get_or_insert_with(|| request.key(&self.inner.id()));
+                let wait = self.wait(key, attempt, &error);
+                if attempt >= self.attempts || begun.elapsed().saturating_add(wait) >= self.deadline
+                {
                     return Err(given_up(error, attempt));
                 }
                 // One hiccup is the rule in a long run; a person wants to hear of a server that stays away.
@@ -127,6 +181,12 @@ impl<M: ChatModel> ChatModel for Retrying<M> {
     fn id(&self) -> ModelId {
         self.inner.id()
     }
+}
+
+/// So long after that; what lies beyond the end of the clock does not come in our time.
+fn later(since: Instant, wait: Duration) -> Instant {
+    const LONG: Duration = Duration::from_secs(1 << 30);
+    since.checked_add(wait).unwrap_or_else(|| since + LONG)
 }
 
 /// A number in `0..1` that depends on nothing but these.
@@ -150,9 +210,11 @@ fn given_up(error: ChatError, attempts: u32) -> ChatError {
         ChatError::Overloaded {
             message,
             retry_after,
+            rate_limits,
         } => ChatError::Overloaded {
             message: after(message),
             retry_after,
+            rate_limits,
         },
         other => other,
     }
@@ -205,20 +267,27 @@ mod tests {
         }
     }
 
+    fn overloaded(retry_after: Option<Duration>) -> ChatError {
+        ChatError::Overloaded {
+            message: "busy".into(),
+            retry_after,
+            rate_limits: None,
+        }
+    }
+
     #[tokio::test]
     async fn only_what_may_pass_is_asked_again() {
+        let said = || String::from("no");
+        let permanent = |status| ChatError::Permanent {
+            status,
+            message: said(),
+        };
         let request = ChatRequest::new(vec![Message::user("a")]);
         for (error, times, calls, answered) in [
             (transient(), 2, 3, true),
             (transient(), 9, 4, false),
-            (
-                ChatError::Filtered {
-                    message: "no".into(),
-                },
-                1,
-                1,
-                false,
-            ),
+            (overloaded(None), 3, 4, true),
+            (ChatError::ContextTooLong { message: said() }, 1, 1, false),
             (
                 ChatError::Truncated {
                     response: Box::default(),
@@ -227,27 +296,163 @@ mod tests {
                 1,
                 false,
             ),
+            (ChatError::Filtered { message: said() }, 1, 1, false),
+            (
+                ChatError::Invalid {
+                    reason: said(),
+                    excerpt: said(),
+                    attempts: 3,
+                },
+                1,
+                1,
+                false,
+            ),
+            (permanent(Some(401)), 1, 1, false),
+            (permanent(None), 1, 1, false),
+            (
+                ChatError::NotRecorded {
+                    file: said(),
+                    key: said(),
+                    excerpt: said(),
+                },
+                1,
+                1,
+                false,
+            ),
+            (
+                ChatError::Store {
+                    file: said(),
+                    message: said(),
+                },
+                1,
+                1,
+                false,
+            ),
         ] {
+            let name = format!("{error:?}");
             let inner = Failing::new(error, times);
             let result = Retrying::new(&inner)
                 .attempts(4)
                 .base(Duration::from_millis(2))
+                .hedge_after(Duration::from_secs(60))
                 .chat(&request)
                 .await;
-            assert_eq!(result.is_ok(), answered);
-            assert_eq!(inner.calls.load(Ordering::Relaxed), calls);
+            assert_eq!(result.is_ok(), answered, "{name}");
+            assert_eq!(inner.calls.load(Ordering::Relaxed), calls, "{name}");
         }
+    }
+
+    /// Does for each call what the script says: answers after so many milliseconds, fails after so many, or hangs.
+    struct Scripted {
+        script: Vec<(u64, Option<Result<&'static str>>)>,
+        calls: AtomicU32,
+        dropped: AtomicU32,
+    }
+
+    impl Scripted {
+        fn new(script: Vec<(u64, Option<Result<&'static str>>)>) -> Self {
+            Self {
+                script,
+                calls: AtomicU32::new(0),
+                dropped: AtomicU32::new(0),
+            }
+        }
+
+        fn calls(&self) -> u32 {
+            self.calls.load(Ordering::Relaxed)
+        }
+    }
+
+    impl ChatModel for Scripted {
+        fn chat<'a>(&'a self, _: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+            struct Dropped<'a>(&'a AtomicU32);
+            impl Drop for Dropped<'_> {
+                fn drop(&mut self) {
+                    self.0.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            let call = self.calls.fetch_add(1, Ordering::Relaxed) as usize;
+            Box::pin(async move {
+                let (millis, result) = &self.script[call];
+                let unanswered = Dropped(&self.dropped);
+                Delay::new(Duration::from_millis(*millis)).await;
+                let Some(result) = result else {
+                    return std::future::pending().await;
+                };
+                std::mem::forget(unanswered);
+                result.clone().map(|answer| ChatResponse {
+                    answer: answer.into(),
+                    ..ChatResponse::default()
+                })
+            })
+        }
+    }
+
+    async fn hedged(
+        script: Vec<(u64, Option<Result<&'static str>>)>,
+        attempts: u32,
+    ) -> (Result<String>, u32, u32) {
+        let inner = Scripted::new(script);
+        let result = Retrying::new(&inner)
+            .attempts(attempts)
+            .base(Duration::ZERO)
+            .deadline(Duration::from_millis(400))
+            .hedge_after(Duration::from_millis(20))
+            .chat(&ChatRequest::default())
+            .await;
+        let dropped = inner.dropped.load(Ordering::Relaxed);
+        (
+            result.map(|response| response.answer),
+            inner.calls(),
+            dropped,
+        )
+    }
+
+    #[tokio::test]
+    async fn a_silent_call_gets_one_companion_and_the_first_answer_is_taken() {
+        let ok = |answer| Some(Ok(answer));
+        // The second answers, and the first, which hangs, is dropped.
+        let (result, calls, dropped) = hedged(vec![(0, None), (1, ok("two"))], 5).await;
+        assert_eq!((result.unwrap().as_str(), calls, dropped), ("two", 2, 1));
+        // The first is only slow.
+        let (result, calls, dropped) = hedged(vec![(60, ok("one")), (200, ok("two"))], 5).await;
+        assert_eq!((result.unwrap().as_str(), calls, dropped), ("one", 2, 1));
+        // One of the two fails: the other may still answer.
+        let (result, calls, _) =
+            hedged(vec![(60, ok("one")), (1, Some(Err(transient())))], 5).await;
+        assert_eq!((result.unwrap().as_str(), calls), ("one", 2));
+        // Both fail, and both count as attempts.
+        let failing = |millis| (millis, Some(Err(transient())));
+        let (result, calls, _) = hedged(vec![failing(40), failing(30), failing(0)], 3).await;
+        assert!(result.unwrap_err().to_string().contains("3 attempts"));
+        assert_eq!(calls, 3);
+        // Both are silent: there is no third, and the deadline ends it.
+        let (result, calls, dropped) = hedged(vec![(0, None), (0, None)], 5).await;
+        assert!(result.unwrap_err().to_string().contains("400ms"));
+        assert_eq!((calls, dropped), (2, 2));
+        // No attempt is left for a companion.
+        let (_, calls, _) = hedged(vec![(0, None)], 1).await;
+        assert_eq!(calls, 1);
+        // One that answers in time has none.
+        let (result, calls, _) = hedged(vec![(1, ok("one"))], 5).await;
+        assert_eq!((result.unwrap().as_str(), calls), ("one", 1));
+    }
+
+    #[tokio::test]
+    async fn time_in_a_queue_is_not_silence() {
+        let ok = |answer| (30, Some(Ok(answer)));
+        let inner = Scripted::new(vec![ok("a"), ok("b"), ok("c"), ok("d")]);
+        let model =
+            Retrying::new(crate::Adaptive::fixed(&inner, 1)).hedge_after(Duration::from_millis(50));
+        let request = ChatRequest::default();
+        let answers = futures_util::future::join_all((0..4).map(|_| model.chat(&request))).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(inner.calls(), 4);
     }
 
     #[tokio::test]
     async fn the_server_is_obeyed_up_to_the_bound() {
-        let inner = Failing::new(
-            ChatError::Overloaded {
-                message: "busy".into(),
-                retry_after: Some(Duration::from_secs(3600)),
-            },
-            1,
-        );
+        let inner = Failing::new(overloaded(Some(Duration::from_secs(3600))), 1);
         let begun = Instant::now();
         let model = Retrying::new(&inner)
             .base(Duration::ZERO)

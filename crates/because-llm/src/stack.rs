@@ -3,15 +3,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::{
-    Audited, Budget, Budgeted, Cached, Calibration, ChatError, ChatModel, Limited, Recording,
-    Result, Retrying, Store, TokenCounter, Validated,
+    Adaptive, Audited, BoxFuture, Budget, Budgeted, Cached, Calibration, ChatError, ChatModel,
+    ChatRequest, ChatResponse, Concurrency, Metered, Metrics, ModelId, Paced, Recording, Result,
+    Retrying, SingleFlight, Store, TokenCounter, Validated,
 };
 
 /// Puts the wrappers around a model in the order that works.
 ///
-/// From the outside: [`Recording`], [`Cached`], [`Validated`], [`Retrying`], [`Limited`], [`Budgeted`], [`Audited`], the model. So only
-/// answers that fit are kept, a call that waits to be repeated holds no place among those under way, and every call that
-/// really goes out has its row.
+/// From the outside: [`Recording`], [`SingleFlight`], [`Cached`], [`Validated`], [`Retrying`], [`Adaptive`], [`Budgeted`],
+/// [`Paced`], [`Metered`], [`Audited`], the model. So equal questions are one, only answers that fit are kept, a call that
+/// waits to be repeated holds no place among those under way, whatever goes out again is limited, paid and counted again,
+/// and every call that really goes out has its row.
 ///
 /// ```
 /// use because_llm::{ChatModel, ChatRequest, Message, ModelStack, Offline, Store};
@@ -20,11 +22,11 @@ use crate::{
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// let store = Store::open(folder.path().join("llm.sqlite"))?;
-/// let model = ModelStack::new(Offline).store(store.clone()).concurrency(8).build()?;
+/// let model = ModelStack::new(Offline).store(store).concurrency(64).build()?;
 /// let request = ChatRequest::new(vec![Message::user("Say something about sand.")]);
 /// model.chat(&request).await?;
 /// model.chat(&request).await?;
-/// assert_eq!(store.totals()?.attempts["ok"], 1, "the second was answered from the store");
+/// assert_eq!(model.metrics().now().begun, 1, "the second was answered from the store");
 /// # Ok(())
 /// # }
 /// ```
@@ -32,8 +34,14 @@ pub struct ModelStack {
     model: Box<dyn ChatModel>,
     store: Option<Store>,
     concurrency: usize,
+    start: usize,
+    min: usize,
+    requests_per_minute: Option<u64>,
+    tokens_per_minute: Option<u64>,
     retries: u32,
     backoff: Duration,
+    deadline: Duration,
+    hedge_after: Option<Duration>,
     repairs: u32,
     record: Option<PathBuf>,
     budget: Option<Budget>,
@@ -42,15 +50,22 @@ pub struct ModelStack {
 }
 
 impl ModelStack {
-    /// Around this model: no store, 8 calls at once, 4 retries, 2 repairs, no recording.
+    /// Around this model: no store, between 1 and 64 calls at once and 8 at first, no rate, 4 retries in half an hour, no
+    /// second question to a silent server, 2 repairs, no recording.
     #[must_use]
     pub fn new(model: impl ChatModel + 'static) -> Self {
         Self {
             model: Box::new(model),
             store: None,
-            concurrency: 8,
+            concurrency: 64,
+            start: 8,
+            min: 1,
+            requests_per_minute: None,
+            tokens_per_minute: None,
             retries: 4,
             backoff: Duration::from_millis(500),
+            deadline: Duration::from_secs(30 * 60),
+            hedge_after: None,
             repairs: 2,
             record: None,
             budget: None,
@@ -66,10 +81,38 @@ impl ModelStack {
         self
     }
 
-    /// At most this many calls under way at once.
+    /// At most this many calls under way at once; below that, [as many as the server bears](Adaptive).
     #[must_use]
     pub fn concurrency(mut self, calls: usize) -> Self {
         self.concurrency = calls;
+        self
+    }
+
+    /// So many calls at once at first.
+    #[must_use]
+    pub fn start(mut self, calls: usize) -> Self {
+        self.start = calls;
+        self
+    }
+
+    /// Never fewer calls at once than this; as many as [`concurrency`](Self::concurrency) for a fixed number.
+    #[must_use]
+    pub fn min(mut self, calls: usize) -> Self {
+        self.min = calls;
+        self
+    }
+
+    /// At most this many requests in any minute.
+    #[must_use]
+    pub fn requests_per_minute(mut self, requests: u64) -> Self {
+        self.requests_per_minute = Some(requests);
+        self
+    }
+
+    /// At most this many tokens in any minute.
+    #[must_use]
+    pub fn tokens_per_minute(mut self, tokens: u64) -> Self {
+        self.tokens_per_minute = Some(tokens);
         self
     }
 
@@ -84,6 +127,20 @@ impl ModelStack {
     #[must_use]
     pub fn backoff(mut self, base: Duration) -> Self {
         self.backoff = base;
+        self
+    }
+
+    /// How long one call may take with all its attempts and waits.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Asks a second time when a call is [silent for so long](Retrying::hedge_after).
+    #[must_use]
+    pub fn hedge_after(mut self, silence: Duration) -> Self {
+        self.hedge_after = Some(silence);
         self
     }
 
@@ -127,7 +184,7 @@ impl ModelStack {
     /// # Errors
     /// [`ChatError::Store`] when the recording cannot be opened; [`ChatError::Permanent`] when a budget in dollars has no
     /// price for the model.
-    pub fn build(self) -> Result<Box<dyn ChatModel>> {
+    pub fn build(self) -> Result<Stacked> {
         let audited: Box<dyn ChatModel> = match &self.store {
             Some(store) => {
                 let audited = Audited::new(self.model, store.clone());
@@ -138,10 +195,20 @@ impl ModelStack {
             }
             None => self.model,
         };
+        let metered = Metered::new(audited);
+        let metrics = metered.metrics();
+        let mut paced = Paced::new(metered);
+        if let Some(requests) = self.requests_per_minute {
+            paced = paced.requests_per_minute(requests);
+        }
+        if let Some(tokens) = self.tokens_per_minute {
+            paced = paced.tokens_per_minute(tokens);
+        }
+        // Reserved for every attempt, and before the attempt waits for its turn in the minute.
         let budgeted: Box<dyn ChatModel> = match self.budget {
             Some(budget) => {
                 let budgeted =
-                    Budgeted::new(audited, budget).map_err(|error| ChatError::Permanent {
+                    Budgeted::new(paced, budget).map_err(|error| ChatError::Permanent {
                         status: None,
                         message: error.to_string(),
                     })?;
@@ -151,21 +218,75 @@ impl ModelStack {
                     None => budgeted,
                 })
             }
-            None => audited,
+            None => Box::new(paced),
         };
-        let limited = Limited::new(budgeted, self.concurrency);
-        let retrying = Retrying::new(limited)
+        let adaptive = Adaptive::new(budgeted, self.concurrency)
+            .start(self.start)
+            .min(self.min);
+        let concurrency = adaptive.concurrency();
+        let mut retrying = Retrying::new(adaptive)
             .attempts(self.retries.saturating_add(1))
-            .base(self.backoff);
+            .base(self.backoff)
+            .deadline(self.deadline);
+        if let Some(silence) = self.hedge_after {
+            retrying = retrying.hedge_after(silence);
+        }
         let validated = Validated::new(retrying).repairs(self.repairs);
         let cached: Box<dyn ChatModel> = match self.store {
             Some(store) => Box::new(Cached::new(validated.audit(store.clone()), store)),
             None => Box::new(validated),
         };
-        Ok(match self.record {
-            Some(path) => Box::new(Recording::open(cached, path)?),
-            None => cached,
+        let single = SingleFlight::new(cached);
+        let model: Box<dyn ChatModel> = match self.record {
+            Some(path) => Box::new(Recording::open(single, path)?),
+            None => Box::new(single),
+        };
+        Ok(Stacked {
+            model,
+            metrics,
+            concurrency,
         })
+    }
+}
+
+/// A model with everything around it, as [`ModelStack::build`] makes it, and what can be seen of it from outside.
+pub struct Stacked {
+    model: Box<dyn ChatModel>,
+    metrics: Metrics,
+    concurrency: Concurrency,
+}
+
+impl Stacked {
+    /// What went out to the model so far.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// How many calls may be, and are, under way.
+    #[must_use]
+    pub fn concurrency(&self) -> Concurrency {
+        self.concurrency.clone()
+    }
+}
+
+impl ChatModel for Stacked {
+    fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+        self.model.chat(request)
+    }
+
+    fn id(&self) -> ModelId {
+        self.model.id()
+    }
+}
+
+impl fmt::Debug for Stacked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stacked")
+            .field("model", &self.model.id())
+            .field("metrics", &self.metrics.now())
+            .field("concurrency", &self.concurrency.limit())
+            .finish_non_exhaustive()
     }
 }
 
@@ -175,8 +296,14 @@ impl fmt::Debug for ModelStack {
             .field("model", &self.model.id())
             .field("store", &self.store)
             .field("concurrency", &self.concurrency)
+            .field("start", &self.start)
+            .field("min", &self.min)
+            .field("requests_per_minute", &self.requests_per_minute)
+            .field("tokens_per_minute", &self.tokens_per_minute)
             .field("retries", &self.retries)
             .field("backoff", &self.backoff)
+            .field("deadline", &self.deadline)
+            .field("hedge_after", &self.hedge_after)
             .field("repairs", &self.repairs)
             .field("record", &self.record)
             .field("budget", &self.budget)

@@ -146,10 +146,7 @@ impl<'a> MessagePassing<'a> {
                     layer: below.layer(),
                 });
             }
-            if self
-                .neighbors_of(graph, index, layer, is_known)
-                .is_empty()
-            {
+            if self.neighbors_of(graph, index, layer, is_known).is_empty() {
                 written.profiles.insert(kept(below, node, layer));
             } else {
                 senders.push(index);
@@ -192,9 +189,7 @@ impl<'a> MessagePassing<'a> {
     ) -> Vec<NodeIndex> {
         let sample = self.sampler.sample(graph, index, layer, self.neighbors);
         let nodes = sample.into_iter().map(|neighbor| neighbor.node);
-        nodes
-            .filter(|neighbor| is_known(*neighbor))
-            .collect()
+        nodes.filter(|neighbor| is_known(*neighbor)).collect()
     }
 
     /// The first question of a node's message: what its neighbours share.

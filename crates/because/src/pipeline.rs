@@ -244,10 +244,19 @@ impl Pipeline {
             .concurrency(llm.concurrency)
             .retries(llm.retries)
             .repairs(llm.repairs);
+        if let Some(requests) = llm.requests_per_minute {
+            stack = stack.requests_per_minute(requests);
+        }
+        if let Some(tokens) = llm.tokens_per_minute {
+            stack = stack.tokens_per_minute(tokens);
+        }
+        if let Some(seconds) = llm.hedge_after_secs {
+            stack = stack.hedge_after(std::time::Duration::from_secs(seconds));
+        }
         if let Some(record) = &llm.record {
             stack = stack.record(record);
         }
-        Ok(stack.build()?)
+        Ok(Box::new(stack.build()?))
     }
 
     fn bare_model(&self, spec: &ModelSpec) -> Result<Box<dyn ChatModel>> {

@@ -44,8 +44,14 @@ pub struct LlmSettings {
     /// Explains; the same model where it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoner: Option<ModelSpec>,
-    /// At most this many calls in flight.
+    /// At most this many calls in flight; below that, as many as the server bears.
     pub concurrency: usize,
+    /// At most this many requests in any minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u64>,
+    /// At most this many tokens in any minute, those of prompts and answers together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<u64>,
     /// How often a call that failed in a way that may pass is repeated before the run stops. Waits double from half a second
     /// up to a minute, so eight ride out about a minute of a bad network.
     pub retries: u32,
@@ -53,6 +59,9 @@ pub struct LlmSettings {
     pub repairs: u32,
     /// How long one call may take.
     pub timeout_secs: u64,
+    /// After so long a silence a call is asked a second time, and the first answer is taken; both may have to be paid for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge_after_secs: Option<u64>,
     /// Where every exchange is written for a later `replay:`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<PathBuf>,
@@ -129,10 +138,13 @@ impl Default for LlmSettings {
         Self {
             model: ModelSpec::Offline,
             reasoner: None,
-            concurrency: 16,
+            concurrency: 64,
+            requests_per_minute: None,
+            tokens_per_minute: None,
             retries: 8,
             repairs: 2,
             timeout_secs: 600,
+            hedge_after_secs: None,
             record: None,
             budget_usd: None,
             budget_tokens: None,

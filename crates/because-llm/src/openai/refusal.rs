@@ -4,14 +4,15 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::endpoint::{ApiKey, Endpoint};
-use crate::ChatError;
 use crate::text::excerpt;
+use crate::{ChatError, RateLimits};
 
 /// An answer that is none: a status other than 2xx, or an error inside a 200, with whatever the server said.
 #[derive(Debug, Default)]
 pub(super) struct Refusal {
     pub(super) status: u16,
     pub(super) retry_after: Option<Duration>,
+    pub(super) rate_limits: Option<RateLimits>,
     pub(super) request_id: Option<String>,
     /// Where a 3xx points.
     pub(super) location: Option<String>,
@@ -124,6 +125,7 @@ impl Refusal {
             429 | 503 | 529 => ChatError::Overloaded {
                 message,
                 retry_after: self.retry_after,
+                rate_limits: self.rate_limits.map(Box::new),
             },
             408 | 409 | 425 | 500 | 502 | 504..=599 => ChatError::Transient { message },
             300..=399 => permanent(&match &self.location {
@@ -305,12 +307,12 @@ mod tests {
         Permanent { status: Some(404), message: "http://h/v1: HTTP 404 Not Found: The model `m` does not exist (request req-1); check the base URL and the model's name, \"m\"" }
         Permanent { status: Some(422), message: "http://h/v1: HTTP 422 Unprocessable Entity: [{\"loc\":[\"body\"],\"msg\":\"field required\"}] (request req-1)" }
         Permanent { status: Some(429), message: "http://h/v1: HTTP 429 Too Many Requests: You exceeded your current quota (request req-1); the account has no balance or quota left" }
-        Overloaded { message: "http://h/v1: HTTP 429 Too Many Requests: slow down (request req-1)", retry_after: None }
-        Overloaded { message: "http://h/v1: HTTP 429 Too Many Requests: Too many requests, slow down (request req-1)", retry_after: None }
-        Overloaded { message: "http://h/v1: HTTP 429 Too Many Requests: 429 Too Many Requests nginx (request req-1)", retry_after: None }
+        Overloaded { message: "http://h/v1: HTTP 429 Too Many Requests: slow down (request req-1)", retry_after: None, rate_limits: None }
+        Overloaded { message: "http://h/v1: HTTP 429 Too Many Requests: Too many requests, slow down (request req-1)", retry_after: None, rate_limits: None }
+        Overloaded { message: "http://h/v1: HTTP 429 Too Many Requests: 429 Too Many Requests nginx (request req-1)", retry_after: None, rate_limits: None }
         Transient { message: "http://h/v1: HTTP 500 Internal Server Error: upstream died (request req-1)" }
-        Overloaded { message: "http://h/v1: HTTP 503 Service Unavailable (request req-1)", retry_after: None }
-        Overloaded { message: "http://h/v1: HTTP 529: Overloaded (request req-1)", retry_after: None }
+        Overloaded { message: "http://h/v1: HTTP 503 Service Unavailable (request req-1)", retry_after: None, rate_limits: None }
+        Overloaded { message: "http://h/v1: HTTP 529: Overloaded (request req-1)", retry_after: None, rate_limits: None }
         Permanent { status: Some(301), message: "http://h/v1: HTTP 301 Moved Permanently (request req-1); the server is to be found elsewhere" }
         Permanent { status: Some(418), message: "http://h/v1: HTTP 418 I'm a teapot:  [31mteapot (request req-1)" }
         "#);

@@ -2,6 +2,7 @@ use std::error::Error as _;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -12,9 +13,10 @@ use reqwest::{Client, Response};
 
 use super::endpoint::{Endpoint, chain};
 use super::http_date::retry_after;
+use super::rate_limits::rate_limits;
 use super::refusal::Refusal;
-use crate::ChatError;
 use crate::text::excerpt;
+use crate::{ChatError, RateLimits};
 
 /// The lowest layer under async-openai: sends once, and keeps what a refusal says before anything above can lose it.
 ///
@@ -24,13 +26,34 @@ use crate::text::excerpt;
 pub(super) struct Bottom {
     client: Client,
     authorization: Option<HeaderValue>,
+    latest: LatestLimits,
+}
+
+/// What the headers of the latest answer said, which async-openai does not hand up. Of many at once, the latest is what
+/// counts for all.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LatestLimits(Arc<Mutex<Option<RateLimits>>>);
+
+impl LatestLimits {
+    pub(super) fn get(&self) -> Option<RateLimits> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, limits: RateLimits) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
+    }
 }
 
 impl Bottom {
-    pub(super) fn new(client: Client, authorization: Option<HeaderValue>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        authorization: Option<HeaderValue>,
+        latest: LatestLimits,
+    ) -> Self {
         Self {
             client,
             authorization,
+            latest,
         }
     }
 }
@@ -48,6 +71,7 @@ impl tower::Service<HttpRequestFactory> for Bottom {
         let Self {
             client,
             authorization,
+            latest,
         } = self.clone();
         Box::pin(async move {
             let mut request = factory.build().await?;
@@ -57,10 +81,17 @@ impl tower::Service<HttpRequestFactory> for Bottom {
                 None => request.headers_mut().remove(AUTHORIZATION),
             };
             let response = client.execute(request).await?;
+            let limits = rate_limits(response.headers(), SystemTime::now());
+            if let Some(limits) = limits {
+                latest.set(limits);
+            }
             if response.status().is_success() {
                 return Ok(response);
             }
-            Err(OpenAIError::Boxed(Box::new(read(response).await)))
+            Err(OpenAIError::Boxed(Box::new(Refusal {
+                rate_limits: limits,
+                ..read(response).await
+            })))
         })
     }
 }

@@ -220,6 +220,7 @@ impl Answer {
             reasoning,
             model: self.model,
             usage: self.usage.map(Usage::from).unwrap_or_default(),
+            rate_limits: None,
         })
     }
 }

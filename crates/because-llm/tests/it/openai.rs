@@ -234,6 +234,25 @@ async fn the_server_says_how_long_to_wait() {
 }
 
 #[tokio::test]
+async fn what_the_server_says_of_its_limits_is_heard_with_an_answer_and_with_a_refusal() {
+    let headers = "x-ratelimit-limit-requests: 500\r\nx-ratelimit-remaining-requests: 0\r\n\
+                   x-ratelimit-reset-requests: 120ms\r\nx-ratelimit-remaining-tokens: 900\r\n";
+    let answer = http(200, headers, &completion("because").to_string());
+    let server = Server::run([says("yes"), answer, http(429, headers, "slow down")]).await;
+    let model = client(&server).build().unwrap();
+    assert_eq!(model.chat(&why()).await.unwrap().rate_limits, None);
+    let told = model.chat(&why()).await.unwrap().rate_limits.unwrap();
+    let requests = told.requests.unwrap();
+    assert_eq!((requests.limit, requests.remaining), (Some(500), Some(0)));
+    assert_eq!(requests.resets_in, Some(Duration::from_millis(120)));
+    assert_eq!(told.tokens.unwrap().remaining, Some(900));
+    let Err(ChatError::Overloaded { rate_limits, .. }) = model.chat(&why()).await else {
+        panic!("not refused");
+    };
+    assert_eq!(*rate_limits.unwrap(), told);
+}
+
+#[tokio::test]
 async fn a_transport_that_fails_may_be_asked_again_and_says_what_to_look_at() {
     let ok = completion("because").to_string();
     let cut = format!(

@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use because_llm::{
-    Audited, BoxFuture, Cached, ChatError, ChatModel, ChatRequest, ChatResponse, Limited, Message,
-    ModelStack, Replay, Result, Store, Usage, Validated,
+    Adaptive, Audited, BoxFuture, Cached, ChatError, ChatModel, ChatRequest, ChatResponse, Message,
+    ModelStack, Replay, Result, SingleFlight, Store, Usage, Validated,
 };
 use futures_util::future::join_all;
 use futures_util::task::noop_waker;
@@ -70,7 +70,7 @@ fn store() -> (tempfile::TempDir, Store) {
 async fn identical_requests_at_once_are_one_call() {
     let (_folder, store) = store();
     let inner = Slow::new(|call| Ok(format!("answer {call}")));
-    let model = Cached::new(&inner, store.clone());
+    let model = SingleFlight::new(Cached::new(&inner, store.clone()));
     let request = ask(1);
     let answers = join_all((0..50).map(|_| model.chat(&request))).await;
     assert!(
@@ -83,24 +83,49 @@ async fn identical_requests_at_once_are_one_call() {
 }
 
 #[tokio::test]
-async fn when_the_first_of_many_goes_away_or_fails_the_next_goes_on() {
+async fn when_the_first_of_many_goes_away_the_next_goes_on_and_what_it_finds_is_kept() {
     let (_folder, store) = store();
     let inner = Slow::new(|call| match call {
-        0 | 2.. => Ok("yes".into()),
         1 => Err(ChatError::Transient {
             message: "reset".into(),
         }),
+        call => Ok(format!("answer {call}")),
     });
-    let model = Cached::new(&inner, store);
+    let model = SingleFlight::new(Cached::new(&inner, store));
     let request = ask(1);
     let mut first = model.chat(&request);
     assert!(poll(&mut first).is_pending());
     let others = join_all((0..3).map(|_| model.chat(&request)));
     drop(first);
-    let answers = others.await;
-    assert!(answers[0].is_err(), "an error is nobody else's");
-    assert!(answers[1..].iter().all(Result::is_ok));
+    assert!(
+        others.await.iter().all(Result::is_err),
+        "an error is shared"
+    );
+    assert_eq!(inner.calls(), 2);
+    let again = join_all((0..3).map(|_| model.chat(&request))).await;
+    assert!(
+        again
+            .iter()
+            .all(|result| result.as_ref().unwrap().answer == "answer 2")
+    );
+    assert_eq!(model.chat(&request).await.unwrap().answer, "answer 2");
     assert_eq!(inner.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_cache_alone_gives_everybody_the_answer_that_was_stored_first() {
+    let (_folder, store) = store();
+    let inner = Slow::new(|call| Ok(format!("answer {call}")));
+    let model = Cached::new(&inner, store.clone());
+    let request = ask(1);
+    let answers = join_all((0..3).map(|_| model.chat(&request))).await;
+    let first = answers[0].as_ref().unwrap();
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.as_ref().unwrap() == first)
+    );
+    assert_eq!(store.totals().unwrap().responses, 1);
 }
 
 #[tokio::test]
@@ -134,7 +159,7 @@ async fn a_run_killed_at_any_moment_pays_for_nothing_twice() {
         let store = Store::open(&path).unwrap();
         let inner = Counting(&calls);
         let model = Cached::new(
-            Validated::new(Limited::new(Audited::new(inner, store.clone()), 3)),
+            Validated::new(Adaptive::fixed(Audited::new(inner, store.clone()), 3)),
             store.clone(),
         );
         let requests: Vec<ChatRequest> = (0..20).map(ask).collect();
@@ -171,6 +196,7 @@ async fn no_more_calls_are_under_way_than_said_and_every_one_has_its_row() {
         0 => Err(ChatError::Overloaded {
             message: "busy".into(),
             retry_after: None,
+            rate_limits: None,
         }),
         _ => Ok("yes".into()),
     });
@@ -178,6 +204,7 @@ async fn no_more_calls_are_under_way_than_said_and_every_one_has_its_row() {
     let model = ModelStack::new(Shared(inner))
         .store(store.clone())
         .concurrency(5)
+        .min(5)
         .backoff(Duration::from_millis(1))
         .build()
         .unwrap();
@@ -192,6 +219,42 @@ async fn no_more_calls_are_under_way_than_said_and_every_one_has_its_row() {
     assert_eq!(totals.attempts["ok"], 40);
     assert_eq!(totals.usage.prompt_tokens, 40 * 7);
     assert_eq!(totals.models["unnamed"].attempts, inner.calls() as u64);
+}
+
+#[tokio::test]
+async fn one_place_alone_repeats_a_call() {
+    let (_folder, store) = store();
+    let overloaded = ChatError::Overloaded {
+        message: "busy".into(),
+        retry_after: None,
+        rate_limits: None,
+    };
+    let permanent = ChatError::Permanent {
+        status: Some(400),
+        message: "no".into(),
+    };
+    let transient = ChatError::Transient {
+        message: "reset".into(),
+    };
+    for (n, (error, calls)) in [(overloaded, 4), (transient, 4), (permanent, 1)]
+        .into_iter()
+        .enumerate()
+    {
+        let inner = &*Box::leak(Box::new(Slow::new(move |_| Err(error.clone()))));
+        let model = ModelStack::new(Shared(inner))
+            .store(store.clone())
+            .retries(3)
+            .backoff(Duration::ZERO)
+            .hedge_after(Duration::from_secs(5))
+            .build()
+            .unwrap();
+        assert!(model.chat(&ask(n)).await.is_err());
+        assert_eq!(inner.calls(), calls);
+        let figures = model.metrics().now();
+        assert_eq!(figures.begun, calls as u64);
+        assert_eq!(figures.ended.values().sum::<u64>(), calls as u64);
+        assert_eq!(model.concurrency().in_flight(), 0);
+    }
 }
 
 #[tokio::test]
