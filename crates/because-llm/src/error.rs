@@ -72,6 +72,12 @@ pub enum ChatError {
         /// What the database said.
         message: String,
     },
+    /// The answer will come later, to whoever asks the same again: the request is with a server that takes its time.
+    #[error("{message}")]
+    Pending {
+        /// Where the request is, and what to do.
+        message: String,
+    },
 }
 
 impl ChatError {
@@ -86,7 +92,10 @@ impl ChatError {
     /// another run.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::Store { .. } | Self::NotRecorded { .. })
+        matches!(
+            self,
+            Self::Store { .. } | Self::NotRecorded { .. } | Self::Pending { .. }
+        )
             || matches!(
                 self,
                 Self::Permanent {

@@ -47,6 +47,7 @@
 mod audited;
 mod cached;
 mod chat;
+mod dialect;
 mod drive;
 mod ending;
 mod error;
@@ -71,12 +72,13 @@ pub use chat::{
     BoxFuture, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId, RequestKey,
     Role, Sampling, Usage,
 };
+pub use dialect::{Dialect, Server, StructuredOutput, TokenLimit};
 pub use drive::{Halted, Stop, drive};
 pub use error::{ChatError, Result};
 pub use limited::Limited;
 pub use offline::Offline;
 #[cfg(feature = "openai")]
-pub use openai::{OpenAi, OpenAiBuilder, StructuredOutput};
+pub use openai::{OpenAi, OpenAiBuilder};
 pub use prompt::{PromptError, PromptTemplate, fence};
 pub use recording::Recording;
 pub use replay::Replay;

@@ -5,16 +5,19 @@ mod refusal;
 mod transport;
 mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
 use async_openai::traits::RequestOptionsBuilder;
 
-use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Result};
+use crate::{
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Dialect, ModelId, Result,
+    StructuredOutput,
+};
 
-use dialect::Dialect;
-pub use dialect::StructuredOutput;
+use dialect::Spoken;
 use endpoint::{ApiKey, Endpoint};
 use transport::Bottom;
 use wire::{Answer, Question};
@@ -42,7 +45,7 @@ use wire::{Answer, Question};
 pub struct OpenAi {
     model: String,
     endpoint: Endpoint,
-    dialect: Dialect,
+    dialect: Arc<Spoken>,
     timeout: Duration,
     client: Client<OpenAIConfig>,
 }
@@ -56,7 +59,7 @@ pub struct OpenAiBuilder {
     organization: String,
     project: String,
     timeout: Duration,
-    structured: StructuredOutput,
+    dialect: Dialect,
 }
 
 impl OpenAi {
@@ -74,7 +77,7 @@ impl OpenAi {
             organization: String::new(),
             project: String::new(),
             timeout: Duration::from_secs(600),
-            structured: StructuredOutput::JsonSchema,
+            dialect: Dialect::default(),
         }
     }
 
@@ -109,9 +112,12 @@ impl OpenAi {
             }
             let error = match group.create_byot::<_, Answer>(&question).await {
                 Ok(answer) => {
-                    return answer
+                    let response = answer
                         .into_response()
-                        .map_err(|refusal| self.refused(&refusal));
+                        .map_err(|refusal| self.refused(&refusal))?;
+                    self.dialect
+                        .check(request, &response.usage, &self.endpoint.label);
+                    return Ok(response);
                 }
                 Err(error) => error,
             };
@@ -169,7 +175,14 @@ impl OpenAiBuilder {
     /// What to ask of the server first when an answer needs a shape, for one that takes a schema and then ignores it.
     #[must_use]
     pub fn structured(mut self, structured: StructuredOutput) -> Self {
-        self.structured = structured;
+        self.dialect.structured = Some(structured);
+        self
+    }
+
+    /// What is known beforehand of how this server wants to be asked.
+    #[must_use]
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
         self
     }
 
@@ -204,10 +217,20 @@ impl OpenAiBuilder {
             .with_api_key(endpoint.key.reveal())
             .with_org_id(self.organization.trim())
             .with_project_id(self.project.trim());
+        let dialect = Arc::new(Spoken::of(
+            &model,
+            &endpoint.host,
+            endpoint.port,
+            self.dialect,
+        ));
+        let bottom = Bottom::new(
+            http.clone(),
+            endpoint.authorization.clone(),
+            Arc::clone(&dialect),
+        );
         Ok(OpenAi {
-            client: Client::build(http.clone(), config)
-                .with_http_service(Bottom::new(http, endpoint.authorization.clone())),
-            dialect: Dialect::of(&model, self.structured),
+            client: Client::build(http, config).with_http_service(bottom),
+            dialect,
             timeout: self.timeout,
             endpoint,
             model,

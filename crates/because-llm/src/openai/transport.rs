@@ -2,14 +2,16 @@ use std::error::Error as _;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use async_openai::error::OpenAIError;
 use async_openai::middleware::HttpRequestFactory;
-use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER, SERVER};
 use reqwest::{Client, Response};
 
+use super::dialect::Spoken;
 use super::endpoint::{Endpoint, chain};
 use super::http_date::retry_after;
 use super::refusal::Refusal;
@@ -24,13 +26,19 @@ use crate::text::excerpt;
 pub(super) struct Bottom {
     client: Client,
     authorization: Option<HeaderValue>,
+    dialect: Arc<Spoken>,
 }
 
 impl Bottom {
-    pub(super) fn new(client: Client, authorization: Option<HeaderValue>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        authorization: Option<HeaderValue>,
+        dialect: Arc<Spoken>,
+    ) -> Self {
         Self {
             client,
             authorization,
+            dialect,
         }
     }
 }
@@ -48,6 +56,7 @@ impl tower::Service<HttpRequestFactory> for Bottom {
         let Self {
             client,
             authorization,
+            dialect,
         } = self.clone();
         Box::pin(async move {
             let mut request = factory.build().await?;
@@ -57,6 +66,9 @@ impl tower::Service<HttpRequestFactory> for Bottom {
                 None => request.headers_mut().remove(AUTHORIZATION),
             };
             let response = client.execute(request).await?;
+            if let Some(name) = response.headers().get(SERVER) {
+                dialect.named(name.to_str().unwrap_or_default());
+            }
             if response.status().is_success() {
                 return Ok(response);
             }
@@ -65,7 +77,7 @@ impl tower::Service<HttpRequestFactory> for Bottom {
     }
 }
 
-async fn read(mut response: Response) -> Refusal {
+pub(super) async fn read(mut response: Response) -> Refusal {
     const MOST_BYTES: usize = 64 * 1024;
     let header = |name: &str| {
         let value = response.headers().get(name)?;
