@@ -95,14 +95,13 @@ impl ChatError {
         matches!(
             self,
             Self::Store { .. } | Self::NotRecorded { .. } | Self::Pending { .. }
+        ) || matches!(
+            self,
+            Self::Permanent {
+                status: Some(401 | 402 | 403 | 404 | 429),
+                ..
+            }
         )
-            || matches!(
-                self,
-                Self::Permanent {
-                    status: Some(401 | 402 | 403 | 404 | 429),
-                    ..
-                }
-            )
     }
 }
 

@@ -34,7 +34,7 @@
 //! | [`Audited`] | a row for every call that goes out | the next thing below is the model |
 //!
 //! In reading order: [`ChatModel`], [`ChatRequest`], [`ChatResponse`], [`ChatError`]; [`PromptTemplate`] and [`fence`]; the
-//! wrappers; [`Store`]; the models: [`Offline`], `OpenAi` with the feature `openai`, [`Replay`]; [`ModelSpec`]; [`drive`] for
+//! wrappers; [`Store`]; the models: [`Offline`], `OpenAi` and `OpenAiBatch` with the feature `openai`, [`Replay`]; [`ModelSpec`]; [`drive`] for
 //! many calls and [`Stop`].
 //!
 //! # What it does not do
@@ -78,7 +78,7 @@ pub use error::{ChatError, Result};
 pub use limited::Limited;
 pub use offline::Offline;
 #[cfg(feature = "openai")]
-pub use openai::{OpenAi, OpenAiBuilder};
+pub use openai::{OpenAi, OpenAiBatch, OpenAiBatchBuilder, OpenAiBuilder};
 pub use prompt::{PromptError, PromptTemplate, fence};
 pub use recording::Recording;
 pub use replay::Replay;

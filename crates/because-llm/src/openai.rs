@@ -1,3 +1,4 @@
+mod batch;
 mod dialect;
 mod endpoint;
 mod http_date;
@@ -17,6 +18,7 @@ use crate::{
     StructuredOutput,
 };
 
+pub use batch::{OpenAiBatch, OpenAiBatchBuilder};
 use dialect::Spoken;
 use endpoint::{ApiKey, Endpoint};
 use transport::Bottom;

@@ -33,6 +33,7 @@ pub struct ModelStack {
     backoff: Duration,
     repairs: u32,
     record: Option<PathBuf>,
+    batch: bool,
 }
 
 impl ModelStack {
@@ -47,6 +48,7 @@ impl ModelStack {
             backoff: Duration::from_millis(500),
             repairs: 2,
             record: None,
+            batch: false,
         }
     }
 
@@ -92,6 +94,15 @@ impl ModelStack {
         self
     }
 
+    /// For a model that answers in groups and after hours, as `OpenAiBatch` does: as many calls at once as a group has
+    /// rows, and no deadline for a call.
+    #[must_use]
+    pub fn batch(mut self, rows: usize) -> Self {
+        self.batch = true;
+        self.concurrency = rows;
+        self
+    }
+
     /// The model with all that around it.
     ///
     /// # Errors
@@ -102,9 +113,12 @@ impl ModelStack {
             None => self.model,
         };
         let limited = Limited::new(audited, self.concurrency);
-        let retrying = Retrying::new(limited)
+        let mut retrying = Retrying::new(limited)
             .attempts(self.retries.saturating_add(1))
             .base(self.backoff);
+        if self.batch {
+            retrying = retrying.deadline(A_YEAR);
+        }
         let validated = Validated::new(retrying).repairs(self.repairs);
         let cached: Box<dyn ChatModel> = match self.store {
             Some(store) => Box::new(Cached::new(validated.audit(store.clone()), store)),
@@ -117,6 +131,9 @@ impl ModelStack {
     }
 }
 
+/// Longer than any batch takes, and short enough for every clock.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 impl fmt::Debug for ModelStack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ModelStack")
@@ -127,6 +144,7 @@ impl fmt::Debug for ModelStack {
             .field("backoff", &self.backoff)
             .field("repairs", &self.repairs)
             .field("record", &self.record)
+            .field("batch", &self.batch)
             .finish()
     }
 }

@@ -1,3 +1,5 @@
+#[cfg(feature = "openai")]
+mod batches;
 mod file;
 #[cfg(test)]
 mod tests;
@@ -14,6 +16,8 @@ use serde::Serialize;
 
 use crate::{ChatError, ChatResponse, ModelId, RequestKey, Result, Usage};
 
+#[cfg(feature = "openai")]
+pub(crate) use batches::{Batch, Found, Ledger, State};
 use file::Lock;
 use writer::{Op, Writer};
 

@@ -254,7 +254,10 @@ mod tests {
                 ..Refusal::default()
             };
             assert!(openai.learns(&refusal, openai.now(), &request));
-            assert!(!openai.learns(&refusal, openai.now(), &request), "only once");
+            assert!(
+                !openai.learns(&refusal, openai.now(), &request),
+                "only once"
+            );
             assert_eq!([openai.now().seed, openai.now().prompt_cache_key], still);
         }
     }
@@ -274,6 +277,9 @@ mod tests {
         assert!(seems_cut(9_000, 2048));
         assert!(!seems_cut(40_000, 9_500));
         assert!(!seems_cut(900, 12), "short prompts are never cut");
-        assert!(!seems_cut(9_000, 0), "a server that counts nothing says nothing");
+        assert!(
+            !seems_cut(9_000, 0),
+            "a server that counts nothing says nothing"
+        );
     }
 }

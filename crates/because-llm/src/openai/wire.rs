@@ -256,7 +256,7 @@ impl From<WireUsage> for Usage {
 }
 
 /// A field of another type than expected is as good as none.
-fn lenient<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(
+pub(super) fn lenient<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     let value = Value::deserialize(deserializer)?;
