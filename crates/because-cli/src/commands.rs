@@ -58,9 +58,13 @@ struct Stages<'a> {
 }
 
 fn print_stages(pipeline: &Pipeline, stages: &[StageReport], output: &Output) -> Result<()> {
-    let llm = pipeline
-        .llm_totals()?
-        .and_then(|totals| serde_json::to_value(totals).ok());
+    let llm = pipeline.llm_totals()?.and_then(|totals| {
+        let mut shown = serde_json::to_value(&totals).ok()?;
+        if let Some(share) = totals.usage.cached_share() {
+            shown["cached_share"] = share.into();
+        }
+        Some(shown)
+    });
     output.result(&Stages { stages, llm }, || {
         stages
             .iter()
@@ -96,6 +100,9 @@ impl Calls {
             settings.llm.record = Some(record);
         }
         set(&mut settings.llm.concurrency, self.concurrency);
+        settings.llm.batch |= self.batch;
+        set(&mut settings.llm.batch_rows, self.batch_rows);
+        settings.llm.batch_wait &= !self.batch_no_wait;
         set(&mut settings.seed, self.seed);
     }
 }

@@ -126,6 +126,7 @@ fn outcome(error: &ChatError) -> &'static str {
         ChatError::Permanent { .. } => "permanent",
         ChatError::NotRecorded { .. } => "not_recorded",
         ChatError::Store { .. } => "store",
+        ChatError::Exhausted { .. } => "exhausted",
         ChatError::Pending { .. } => "pending",
     }
 }

@@ -64,18 +64,24 @@ pub enum ChatError {
         /// How the last turn of the request begins.
         excerpt: String,
     },
+    /// A budget or a deadline of the run allows no more calls. Nothing is wrong: with more of it the run goes on.
+    #[error("{message}")]
+    Exhausted {
+        /// Which limit, what is left of it, and what was asked.
+        message: String,
+    },
+    /// The answer will come later, in a batch that is under way. Asked again then, it is there.
+    #[error("{message}")]
+    Pending {
+        /// What is waited for.
+        message: String,
+    },
     /// The answer was given but could not be stored; going on would risk paying for it twice.
     #[error("{file}: {message}")]
     Store {
         /// The file of answers.
         file: String,
         /// What the database said.
-        message: String,
-    },
-    /// The answer will come later, to whoever asks the same again: the request is with a server that takes its time.
-    #[error("{message}")]
-    Pending {
-        /// Where the request is, and what to do.
         message: String,
     },
 }
@@ -89,7 +95,7 @@ impl ChatError {
 
     /// Whether every other call would fail in the same way, so that a run should stop instead of going on: a wrong key,
     /// an empty account, an unknown model, an answer store that cannot be written, a recording of
-    /// another run.
+    /// another run, a budget that is spent.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         matches!(

@@ -159,6 +159,12 @@ impl OpenAiBuilder {
         self
     }
 
+    /// The address as it is set now. It may hold a secret: not to be printed.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.base_url
+    }
+
     /// The key. Never printed, stored, or given away in an error.
     #[must_use]
     pub fn api_key(mut self, secret: impl Into<String>) -> Self {

@@ -54,6 +54,14 @@ pub enum Error {
         /// How many findings there are.
         count: usize,
     },
+    /// Batch mode with a model that has none.
+    #[error(
+        "{model} has no batches; --batch (batch = true in because.toml) is for openai:MODEL and openai:MODEL@URL"
+    )]
+    NoBatches {
+        /// The model.
+        model: String,
+    },
     /// Something that this build leaves out.
     #[error("{what} needs the `{feature}` feature, which this build leaves out")]
     Feature {
@@ -93,6 +101,7 @@ impl Error {
             #[cfg(feature = "tune")]
             Self::Tune(error) if error.is_bad_input() => Fault::Input,
             Self::Settings { .. }
+            | Self::NoBatches { .. }
             | Self::Empty { .. }
             | Self::Unknown(_)
             | Self::Feature { .. } => Fault::Input,
@@ -105,6 +114,13 @@ impl Error {
             Self::Stopped(_)
             | Self::Profile(because_propagate::Error::Stopped { .. })
             | Self::Contrast(because_contrast::Error::Stopped { .. }) => Fault::Stopped,
+            Self::Model(source)
+            | Self::Profile(because_propagate::Error::Model { source, .. })
+            | Self::Contrast(because_contrast::Error::Model { source, .. })
+                if source.is_stop() =>
+            {
+                Fault::Stopped
+            }
             _ => Fault::Run,
         }
     }

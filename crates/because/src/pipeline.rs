@@ -218,28 +218,51 @@ impl Pipeline {
     /// project's answer store and, if the settings say so, a recording.
     fn model(&self, spec: &ModelSpec) -> Result<Box<dyn ChatModel>> {
         let llm = &self.settings.llm;
-        let mut stack = ModelStack::new(self.bare_model(spec)?)
-            .store(Store::open(self.project.llm_path())?)
+        let store = Store::open(self.project.llm_path())?;
+        let mut stack = ModelStack::new(self.bare_model(spec, &store)?)
+            .store(store)
             .concurrency(llm.concurrency)
             .retries(llm.retries)
             .repairs(llm.repairs);
+        if llm.batch {
+            stack = stack.batch(llm.batch_rows);
+        }
         if let Some(record) = &llm.record {
             stack = stack.record(record);
         }
         Ok(stack.build()?)
     }
 
-    fn bare_model(&self, spec: &ModelSpec) -> Result<Box<dyn ChatModel>> {
+    fn bare_model(&self, spec: &ModelSpec, store: &Store) -> Result<Box<dyn ChatModel>> {
+        let llm = &self.settings.llm;
+        if llm.batch && !matches!(spec, ModelSpec::OpenAi { .. }) {
+            return Err(crate::Error::NoBatches {
+                model: spec.to_string(),
+            });
+        }
+        // Only the `openai` feature has batches, and only they are kept in the store.
+        let _ = store;
         match spec {
             #[cfg(feature = "openai")]
             ModelSpec::OpenAi { model, url } => {
-                let timeout = std::time::Duration::from_secs(self.settings.llm.timeout_secs);
-                let builder = because_llm::OpenAi::from_env(model).timeout(timeout);
-                let builder = match url {
-                    Some(url) => builder.base_url(url),
-                    None => builder,
-                };
-                Ok(Box::new(builder.build()?))
+                let timeout = std::time::Duration::from_secs(llm.timeout_secs);
+                let mut builder = because_llm::OpenAi::from_env(model).timeout(timeout);
+                if let Some(url) = url {
+                    builder = builder.base_url(url);
+                }
+                let dialect = llm.dialect_at(builder.url());
+                builder = builder.dialect(dialect);
+                if !llm.batch {
+                    return Ok(Box::new(builder.build()?));
+                }
+                let mut batch = builder
+                    .batch(store.clone())
+                    .rows(llm.batch_rows)
+                    .stop(self.stop.clone());
+                if !llm.batch_wait {
+                    batch = batch.collect_later();
+                }
+                Ok(Box::new(batch.build()?))
             }
             #[cfg(feature = "tune")]
             ModelSpec::Qwen { base, adapter } => Ok(Box::new(because_tune::TunedModel::load(

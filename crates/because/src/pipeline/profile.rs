@@ -34,7 +34,7 @@ impl Pipeline {
             .sampler(&sampler)
             .interactions(settings.interactions)
             .words(words)
-            .concurrency(self.settings.llm.concurrency)
+            .concurrency(self.settings.llm.in_flight())
             .stop(self.stop.clone())
             .on_progress(|progress| self.progress(progress));
         let written = async |_| {
@@ -57,7 +57,7 @@ impl Pipeline {
             .neighbors(settings.neighbors)
             .sampler(&sampler)
             .words(words)
-            .concurrency(self.settings.llm.concurrency)
+            .concurrency(self.settings.llm.in_flight())
             .stop(self.stop.clone())
             .on_progress(|progress| self.progress(progress));
         let depends = json!([
