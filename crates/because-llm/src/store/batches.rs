@@ -3,7 +3,8 @@ use std::path::PathBuf;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Store, file, writer};
+use super::writer::unix_now;
+use super::{Store, file};
 use crate::{ChatError, ModelId, RequestKey, Result};
 
 // Made where batch mode is first used, so that no other project carries them.
@@ -29,6 +30,7 @@ CREATE TABLE IF NOT EXISTS batch_rows(
     UNIQUE(batch, key)
 );
 CREATE INDEX IF NOT EXISTS batch_rows_by_key ON batch_rows(key);
+CREATE INDEX IF NOT EXISTS attempts_unfit_by_key ON attempts(key) WHERE outcome = 'invalid';
 ";
 
 /// Which requests are in which batch, and how far each batch has come: the tables `batches` and `batch_rows`. Every step
@@ -106,7 +108,9 @@ impl Ledger {
     /// Opens the tables of this store, for one model.
     pub(crate) fn open(store: &Store, model: ModelId) -> Result<Self> {
         let path = store.path().to_owned();
-        let lock_path = file::beside(&path, "-batch-lock");
+        let mut lock_path = path.clone().into_os_string();
+        lock_path.push("-batch-lock");
+        let lock_path = PathBuf::from(lock_path);
         let refuse = |message: String| ChatError::Store {
             file: path.display().to_string(),
             message,
@@ -157,7 +161,7 @@ impl Ledger {
     pub(crate) fn begin(&self, label: &str, keys: &[RequestKey]) -> Result<Batch> {
         self.run(|connection| {
             let transaction = connection.unchecked_transaction()?;
-            let created_unix = writer::unix_now();
+            let created_unix = unix_now();
             transaction.execute(
                 "INSERT INTO batches(label, created_unix, model, endpoint, state, rows)
                  VALUES (?1, ?2, ?3, ?4, 'writing', ?5)",
@@ -290,15 +294,16 @@ impl Ledger {
                 })
                 .optional()?;
             match row {
-                Some((state, Some(line), _)) if state == "answered" => {
-                    let last: Option<String> = connection
+                Some((state, Some(line), batch)) if state == "answered" => {
+                    // What was found unfit before the batch began was another answer.
+                    let unfit: bool = connection
                         .prepare_cached(
-                            "SELECT outcome FROM attempts WHERE key = ?1
-                             AND outcome IN ('ok', 'truncated', 'filtered', 'invalid') ORDER BY id DESC LIMIT 1",
+                            "SELECT EXISTS (SELECT 1 FROM attempts WHERE key = ?1 AND outcome = 'invalid'
+                                 AND created_unix + ifnull(latency_ms, 0) / 1000 + 1
+                                     >= (SELECT created_unix FROM batches WHERE id = ?2))",
                         )?
-                        .query_row([key.as_bytes()], |row| row.get(0))
-                        .optional()?;
-                    Ok((last.as_deref() != Some("invalid")).then_some(Found::Answered(line)))
+                        .query_row(params![key.as_bytes(), batch], |row| row.get(0))?;
+                    Ok((!unfit).then_some(Found::Answered(line)))
                 }
                 Some((state, _, batch)) if state == "waiting" => {
                     let batch = connection

@@ -181,7 +181,7 @@ fn prepare(path: &Path, connection: &mut Connection) -> Result<()> {
     }
 }
 
-pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     PathBuf::from(name)

@@ -138,6 +138,27 @@ async fn a_group_is_closed_when_it_is_full_by_rows_or_by_bytes() {
 }
 
 #[tokio::test]
+async fn a_deep_queue_goes_through_in_groups_of_what_is_in_flight() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let server = BatchServer::run().await;
+    let model = stack(batch(&server, &store).rows(1000), &store);
+    let model = &*model;
+    let jobs = (0..5000).map(|n| async move {
+        let request = ChatRequest::new(vec![Message::user(format!("question {n}"))]);
+        model.chat(&request).await
+    });
+    let mut done = 0;
+    because_llm::drive(jobs, 1000, &Stop::default(), |_| done += 1)
+        .await
+        .unwrap();
+    assert_eq!((done, server.billed()), (5000, (5000, 1)));
+    let rows = server.rows();
+    assert!(rows.iter().all(|rows| *rows <= 1000), "{rows:?}");
+    assert_eq!(rows.iter().sum::<usize>(), 5000);
+}
+
+#[tokio::test]
 async fn what_failed_is_sent_again_alone() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());

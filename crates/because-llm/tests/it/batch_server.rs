@@ -329,7 +329,7 @@ impl Shared {
             true => End::Completed,
             false => state.ends.remove(0),
         };
-        let (mut output, mut errors) = (String::new(), String::new());
+        let (mut output, mut errors) = (Vec::new(), String::new());
         if !matches!(end, End::Failed(_)) {
             for line in content.lines() {
                 let line: Value = serde_json::from_str(line).unwrap();
@@ -344,8 +344,7 @@ impl Shared {
                     Fate::Answered(answer) => {
                         let line = json!({"id": "r", "custom_id": key, "error": null,
                             "response": {"status_code": 200, "request_id": "q", "body": completion(&answer)}});
-                        // The newest answer first: the order of an output file means nothing.
-                        output = format!("{line}\n{output}");
+                        output.push(line.to_string());
                     }
                     Fate::Refused(status, body) => {
                         let line = json!({"custom_id": key, "error": null,
@@ -358,13 +357,16 @@ impl Shared {
                         errors += &format!("{line}\n");
                     }
                     Fate::Missing => {}
-                    Fate::Malformed => output += &format!("{{\"custom_id\": \"{key}\", \"respon\n"),
+                    Fate::Malformed => output.push(format!("{{\"custom_id\": \"{key}\", \"respon")),
                 }
             }
         }
         let value = json!({"id": format!("batch_{number}"), "object": "batch", "status": "validating",
             "input_file_id": asked["input_file_id"], "metadata": asked["metadata"]});
         let mut files = Vec::new();
+        // The last one first: the order of an output file means nothing.
+        output.reverse();
+        let output = output.join("\n");
         for (kind, content) in [("output", output), ("error", errors)] {
             if !content.is_empty() {
                 files.push((format!("{kind}-{number}"), content));
