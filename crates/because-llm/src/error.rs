@@ -98,16 +98,21 @@ impl ChatError {
     /// another run, a budget that is spent.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        matches!(
-            self,
-            Self::Store { .. } | Self::NotRecorded { .. } | Self::Pending { .. }
-        ) || matches!(
-            self,
-            Self::Permanent {
-                status: Some(401 | 402 | 403 | 404 | 429),
-                ..
-            }
-        )
+        self.is_stop()
+            || matches!(self, Self::Store { .. } | Self::NotRecorded { .. })
+            || matches!(
+                self,
+                Self::Permanent {
+                    status: Some(401 | 402 | 403 | 404 | 429),
+                    ..
+                }
+            )
+    }
+
+    /// Whether a run that ends with this has not failed but stopped: the same run goes on from there another time.
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Exhausted { .. } | Self::Pending { .. })
     }
 }
 
