@@ -160,7 +160,7 @@ impl Remote {
         let part = Part::bytes(lines.to_vec())
             .file_name(file_name(label))
             .mime_str("application/jsonl")
-            .map_err(|error| self.failed(Failure::Http(error)))?;
+            .map_err(|error| self.failed(&Failure::Http(error)))?;
         let form = Form::new().text("purpose", "batch").part("file", part);
         let request = self.request(Method::POST, "/files").multipart(form);
         let file: RemoteFile = self.json(request).await.map_err(no_batches)?;
@@ -237,7 +237,7 @@ impl Remote {
             let chunk = response
                 .chunk()
                 .await
-                .map_err(|error| self.failed(Failure::Http(error.without_url())))?;
+                .map_err(|error| self.failed(&Failure::Http(error.without_url())))?;
             let Some(chunk) = chunk else { break };
             rest.extend_from_slice(&chunk);
             let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else {
@@ -314,7 +314,7 @@ impl Remote {
         let response = request
             .send()
             .await
-            .map_err(|error| self.failed(Failure::Http(error.without_url())))?;
+            .map_err(|error| self.failed(&Failure::Http(error.without_url())))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -326,9 +326,9 @@ impl Remote {
         let text = response
             .text()
             .await
-            .map_err(|error| self.failed(Failure::Http(error.without_url())))?;
+            .map_err(|error| self.failed(&Failure::Http(error.without_url())))?;
         serde_json::from_str(&text).map_err(|problem| {
-            self.failed(Failure::NotJson {
+            self.failed(&Failure::NotJson {
                 problem: problem.to_string(),
                 body: text,
             })
@@ -339,7 +339,7 @@ impl Remote {
         refusal.explain(&self.endpoint, &self.model)
     }
 
-    fn failed(&self, failure: Failure) -> ChatError {
+    fn failed(&self, failure: &Failure) -> ChatError {
         failure.explain(&self.endpoint, self.timeout)
     }
 

@@ -174,8 +174,8 @@ impl Desk {
             return;
         }
         match self.follower.ledger.find(&key) {
-            Err(error) => answer([reply], Err(error)),
-            Ok(Some(Found::Answered(line))) => answer([reply], Ok(line)),
+            Err(error) => answer([reply], &Err(error)),
+            Ok(Some(Found::Answered(line))) => answer([reply], &Ok(line)),
             Ok(Some(Found::Open(batch))) => {
                 let row = self
                     .waiting
@@ -262,7 +262,7 @@ impl Desk {
                         Ok(None) => Err(unanswered.clone()),
                         Err(error) => Err(error),
                     };
-                    answer(row.replies, said);
+                    answer(row.replies, &said);
                 }
                 if let Err(error) = ledger.forget_kept() {
                     tracing::warn!(%error, "lines that are no longer needed stay");
@@ -275,7 +275,7 @@ impl Desk {
                         Some(line) => self.gather(key, line, row.replies),
                         None => {
                             let message = reason.clone();
-                            answer(row.replies, Err(ChatError::Transient { message }));
+                            answer(row.replies, &Err(ChatError::Transient { message }));
                         }
                     }
                 }
@@ -317,17 +317,17 @@ fn refuse_blamed(rows: HashMap<RequestKey, Row>, reason: &str, blamed: &[(Reques
                 message: reason.to_owned(),
             },
         };
-        answer(row.replies, Err(error));
+        answer(row.replies, &Err(error));
     }
 }
 
 fn refuse(rows: HashMap<RequestKey, Row>, error: &ChatError) {
     for row in rows.into_values() {
-        answer(row.replies, Err(error.clone()));
+        answer(row.replies, &Err(error.clone()));
     }
 }
 
-fn answer(replies: impl IntoIterator<Item = Reply>, said: Result<String>) {
+fn answer(replies: impl IntoIterator<Item = Reply>, said: &Result<String>) {
     for reply in replies {
         // Who has gone away finds it in the ledger when they come back.
         let _ = reply.send(said.clone());
