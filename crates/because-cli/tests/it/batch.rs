@@ -55,7 +55,8 @@ fn a_run_that_does_not_wait_is_gone_on_with_until_it_is_done() {
     assert_eq!(server.rows().len(), 4);
     let (requests, most) = server.billed();
     assert_eq!(most, 1);
-    assert!(stopped >= 4, "{stopped}");
+    // Nodes with the same prompt share a request, and the second of them looks again; so not every step stops a run.
+    assert!(stopped >= 2, "{stopped}");
 
     // The same online finds every answer.
     let online = json(&["profile", text(&project), "--layers", "1", "--llm", &model]);
