@@ -189,11 +189,11 @@ impl Desk {
                 }
                 self.follow(batch, None);
             }
-            Ok(None) => self.gather(key, line, vec![reply]),
+            Ok(None) => self.gather(key, &line, vec![reply]),
         }
     }
 
-    fn gather(&mut self, key: RequestKey, line: Vec<u8>, replies: Vec<Reply>) {
+    fn gather(&mut self, key: RequestKey, line: &[u8], replies: Vec<Reply>) {
         let group = &self.gathering;
         if !group.keys.is_empty() && group.lines.len() + line.len() > self.pace.bytes {
             self.close_group();
@@ -212,7 +212,7 @@ impl Desk {
             }
         }
         group.keys.push(key);
-        group.lines.extend_from_slice(&line);
+        group.lines.extend_from_slice(line);
         group.closes = Some(Instant::now() + self.pace.linger);
         if group.keys.len() >= self.pace.rows {
             self.close_group();
@@ -272,7 +272,7 @@ impl Desk {
                 tracing::info!(batch = batch.label, reason, "its requests are sent anew");
                 for (key, row) in rows {
                     match row.line {
-                        Some(line) => self.gather(key, line, row.replies),
+                        Some(line) => self.gather(key, &line, row.replies),
                         None => {
                             let message = reason.clone();
                             answer(row.replies, &Err(ChatError::Transient { message }));
