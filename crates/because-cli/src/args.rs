@@ -133,6 +133,15 @@ pub(crate) struct Calls {
     /// Write every exchange to this file, for replay:FILE.
     #[arg(long)]
     pub(crate) record: Option<PathBuf>,
+    /// Ask through the server's Batch API (openai: models only): half the price, answers within a day.
+    #[arg(long)]
+    pub(crate) batch: bool,
+    /// Requests of a batch at most.
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_rows: Option<usize>,
+    /// With --batch: end with code 3 once the server has the requests; the same command collects the answers later.
+    #[arg(long)]
+    pub(crate) batch_no_wait: bool,
     /// The seed of everything that is drawn.
     #[arg(long)]
     pub(crate) seed: Option<u64>,

@@ -74,9 +74,13 @@ fn print_stages_and_plan(
     plan: Option<Plan>,
     output: &Output,
 ) -> Result<()> {
-    let llm = pipeline
-        .llm_totals()?
-        .and_then(|totals| serde_json::to_value(totals).ok());
+    let llm = pipeline.llm_totals()?.and_then(|totals| {
+        let mut shown = serde_json::to_value(&totals).ok()?;
+        if let Some(share) = totals.usage.cached_share() {
+            shown["cached_share"] = share.into();
+        }
+        Some(shown)
+    });
     output.result(&Stages { stages, llm, plan }, || {
         stages
             .iter()
@@ -115,6 +119,9 @@ impl Calls {
         set(&mut llm.concurrency, self.concurrency);
         llm.requests_per_minute = self.requests_per_minute.or(llm.requests_per_minute);
         llm.tokens_per_minute = self.tokens_per_minute.or(llm.tokens_per_minute);
+        llm.batch |= self.batch;
+        set(&mut llm.batch_rows, self.batch_rows);
+        llm.batch_wait &= !self.batch_no_wait;
         set(&mut settings.seed, self.seed);
         let llm = &mut settings.llm;
         llm.budget_usd = self.budget_usd.or(llm.budget_usd);

@@ -27,12 +27,6 @@ impl Output {
         !self.quiet
     }
 
-    /// Whether a program reads the result.
-    #[cfg(feature = "tune")]
-    pub(crate) fn is_json(self) -> bool {
-        self.json
-    }
-
     /// Where a run stands that goes on another time: the object with `--json` on standard output, and in any case what `text`
     /// writes of it on standard error.
     pub(crate) fn standstill(self, object: &impl Serialize, text: &str) {

@@ -182,7 +182,11 @@ impl<'a, M: ChatModel> Explainer<'a, M> {
         };
         report(0);
         let titles = &titles;
-        let jobs = pairs.iter().map(|(user, item)| async move {
+        // The pairs of one user in a row: their prompts have the same beginning, up to the user's profile, which a server's
+        // cache of prefixes then still holds.
+        let mut pairs: Vec<&(UserId, ItemId)> = pairs.iter().collect();
+        pairs.sort();
+        let jobs = pairs.into_iter().map(|(user, item)| async move {
             let mut explanation = self.unexplained(graph, sampler, user, item);
             let failed = match self.explain(profiles, titles, &mut explanation).await {
                 Ok(()) => None,

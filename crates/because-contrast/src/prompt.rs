@@ -148,6 +148,8 @@ impl ContrastivePrompt {
                 ..Sampling::default()
             })
             .seed(seed)
+            // The number stands in the first lines and in the schema.
+            .prefix_group(format!("contrast {}", candidates.len()))
     }
 
     /// Goes on with a conversation whose last answer was a wrong pick. `wrong` are all wrong picks so far, from zero, the

@@ -254,6 +254,45 @@ async fn a_pair_outside_the_graph_and_a_contrast_with_nothing_are_refused() {
     assert!(matches!(error, Error::NoNegativesAsked));
 }
 
+#[tokio::test]
+async fn calls_that_begin_alike_are_one_group_and_those_of_one_user_come_in_a_row() {
+    let (graph, profiles, mut pairs) = world();
+    pairs.reverse();
+    let model = picking(|_| Ok(answer(1)));
+    let scorer = ItemCosine::new(&graph);
+    Explainer::new(&model)
+        .contrast(Contrast {
+            max_attempts: 1,
+            ..Contrast::default()
+        })
+        .concurrency(1)
+        .run(&graph, &scorer, &profiles, &[], &pairs)
+        .await
+        .unwrap();
+    let asked = model.asked.lock().unwrap();
+    let first = &asked[0];
+    let mut users = Vec::new();
+    for request in &*asked {
+        assert_eq!(request.prefix_group.as_deref(), Some("contrast 8"));
+        assert_eq!(request.schema, first.schema);
+        let (fixed, own) = request.messages[0]
+            .content
+            .split_once("<data name")
+            .unwrap();
+        assert!(first.messages[0].content.starts_with(fixed));
+        let user = own
+            .split("about u")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
+        users.push(user.to_owned());
+    }
+    users.dedup();
+    assert_eq!(users.len(), 6, "{users:?}");
+}
+
 #[test]
 fn the_conversation_after_a_miss() {
     let prompt = ContrastivePrompt::default();

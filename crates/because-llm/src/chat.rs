@@ -148,6 +148,10 @@ pub struct ChatRequest {
     /// The seed of the draw, for models that take one. Asking the same again for another answer needs another seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// What the calls that begin with the same text are called, so that a server can keep them on one machine. It changes
+    /// no answer and is no part of the key.
+    #[serde(skip)]
+    pub prefix_group: Option<String>,
 }
 
 impl ChatRequest {
@@ -181,6 +185,13 @@ impl ChatRequest {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
+        self
+    }
+
+    /// Says that its beginning is that of the other requests of this group.
+    #[must_use]
+    pub fn prefix_group(mut self, group: impl Into<String>) -> Self {
+        self.prefix_group = Some(group.into());
         self
     }
 }
@@ -219,6 +230,14 @@ pub struct Usage {
     pub cached_tokens: u64,
     /// Of the answer's, those spent on reasoning.
     pub reasoning_tokens: u64,
+}
+
+impl Usage {
+    /// The share of the prompts' tokens that came from the server's prefix cache; `None` before the first one.
+    #[must_use]
+    pub fn cached_share(&self) -> Option<f64> {
+        (self.prompt_tokens > 0).then(|| self.cached_tokens as f64 / self.prompt_tokens as f64)
+    }
 }
 
 impl std::ops::AddAssign for Usage {

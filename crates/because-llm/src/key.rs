@@ -50,6 +50,7 @@ fn canonical(request: &ChatRequest, model: &ModelId) -> Vec<u8> {
         schema,
         sampling,
         seed,
+        prefix_group: _,
     } = request;
     let said: usize = messages.iter().map(|message| message.content.len()).sum();
     // Room for the escapes of ordinary prose and for a schema; what needs more, grows.

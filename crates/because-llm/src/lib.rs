@@ -39,7 +39,8 @@
 //!
 //! In reading order: [`ChatModel`], [`ChatRequest`], [`ChatResponse`], [`ChatError`]; [`PromptTemplate`] and [`fence`]; the
 //! wrappers; [`Store`] with [`StoreStats`], [`RowFilter`] and [`Prune`]; [`Budget`], [`PriceTable`] and [`TokenCounter`]; the
-//! models: [`Offline`], `OpenAi` with the feature `openai`, [`Replay`]; [`ModelSpec`]; [`drive`] for many calls and [`Stop`].
+//! models: [`Offline`], `OpenAi` and `OpenAiBatch` with the feature `openai`, [`Replay`]; [`ModelSpec`]; [`drive`] for many
+//! calls and [`Stop`].
 //!
 //! # What it does not do
 //!
@@ -56,6 +57,7 @@ mod cached;
 mod chat;
 mod deadline;
 mod departure;
+mod dialect;
 mod drive;
 mod ending;
 mod error;
@@ -89,13 +91,14 @@ pub use chat::{
     Usage,
 };
 pub use deadline::{Deadline, DeadlineError};
+pub use dialect::{Dialect, Server, StructuredOutput, TokenLimit};
 pub use drive::{Halted, Stop, drive};
 pub use error::{ChatError, Result};
 pub use key::RequestKey;
 pub use metered::{Figures, Metered, Metrics};
 pub use offline::Offline;
 #[cfg(feature = "openai")]
-pub use openai::{OpenAi, OpenAiBuilder, StructuredOutput};
+pub use openai::{OpenAi, OpenAiBatch, OpenAiBatchBuilder, OpenAiBuilder};
 pub use paced::Paced;
 pub use prices::{Price, PriceError, PriceTable};
 pub use prompt::{PromptError, PromptTemplate, fence};

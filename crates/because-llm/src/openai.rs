@@ -1,3 +1,4 @@
+mod batch;
 mod dialect;
 mod endpoint;
 mod http_date;
@@ -6,16 +7,20 @@ mod refusal;
 mod transport;
 mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
 use async_openai::traits::RequestOptionsBuilder;
 
-use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Result};
+use crate::{
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Dialect, ModelId, Result,
+    StructuredOutput,
+};
 
-use dialect::Dialect;
-pub use dialect::StructuredOutput;
+pub use batch::{OpenAiBatch, OpenAiBatchBuilder};
+use dialect::Spoken;
 use endpoint::{ApiKey, Endpoint};
 use transport::{Bottom, LatestLimits};
 use wire::{Answer, Question};
@@ -43,7 +48,7 @@ use wire::{Answer, Question};
 pub struct OpenAi {
     model: String,
     endpoint: Endpoint,
-    dialect: Dialect,
+    dialect: Arc<Spoken>,
     timeout: Duration,
     client: Client<OpenAIConfig>,
     rate_limits: LatestLimits,
@@ -58,7 +63,7 @@ pub struct OpenAiBuilder {
     organization: String,
     project: String,
     timeout: Duration,
-    structured: StructuredOutput,
+    dialect: Dialect,
 }
 
 impl OpenAi {
@@ -76,7 +81,7 @@ impl OpenAi {
             organization: String::new(),
             project: String::new(),
             timeout: Duration::from_secs(600),
-            structured: StructuredOutput::JsonSchema,
+            dialect: Dialect::default(),
         }
     }
 
@@ -115,6 +120,8 @@ impl OpenAi {
                         .into_response()
                         .map_err(|refusal| self.refused(&refusal))?;
                     response.rate_limits = self.rate_limits.get();
+                    self.dialect
+                        .check(request, &response.usage, &self.endpoint.label);
                     return Ok(response);
                 }
                 Err(error) => error,
@@ -155,6 +162,12 @@ impl OpenAiBuilder {
         self
     }
 
+    /// The address as it is set now. It may hold a secret: not to be printed.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.base_url
+    }
+
     /// The key. Never printed, stored, or given away in an error.
     #[must_use]
     pub fn api_key(mut self, secret: impl Into<String>) -> Self {
@@ -173,7 +186,14 @@ impl OpenAiBuilder {
     /// What to ask of the server first when an answer needs a shape, for one that takes a schema and then ignores it.
     #[must_use]
     pub fn structured(mut self, structured: StructuredOutput) -> Self {
-        self.structured = structured;
+        self.dialect.structured = Some(structured);
+        self
+    }
+
+    /// What is known beforehand of how this server wants to be asked.
+    #[must_use]
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
         self
     }
 
@@ -209,15 +229,22 @@ impl OpenAiBuilder {
             .with_org_id(self.organization.trim())
             .with_project_id(self.project.trim());
         let rate_limits = LatestLimits::default();
+        let dialect = Arc::new(Spoken::of(
+            &model,
+            &endpoint.host,
+            endpoint.port,
+            self.dialect,
+        ));
         let bottom = Bottom::new(
             http.clone(),
             endpoint.authorization.clone(),
             rate_limits.clone(),
+            Arc::clone(&dialect),
         );
         Ok(OpenAi {
             client: Client::build(http, config).with_http_service(bottom),
             rate_limits,
-            dialect: Dialect::of(&model, self.structured),
+            dialect,
             timeout: self.timeout,
             endpoint,
             model,

@@ -47,6 +47,7 @@ pub struct ModelStack {
     budget: Option<Budget>,
     counter: Option<TokenCounter>,
     calibration: Calibration,
+    batch: bool,
 }
 
 impl ModelStack {
@@ -71,6 +72,7 @@ impl ModelStack {
             budget: None,
             counter: None,
             calibration: Calibration::default(),
+            batch: false,
         }
     }
 
@@ -179,6 +181,15 @@ impl ModelStack {
         self
     }
 
+    /// For a model that answers in groups and after hours, as `OpenAiBatch` does: as many calls at once as a group has
+    /// rows, and no deadline for a call.
+    #[must_use]
+    pub fn batch(mut self, rows: usize) -> Self {
+        self.batch = true;
+        self.concurrency = rows;
+        self
+    }
+
     /// The model with all that around it.
     ///
     /// # Errors
@@ -220,15 +231,19 @@ impl ModelStack {
             }
             None => Box::new(paced),
         };
-        let adaptive = Adaptive::new(budgeted, self.concurrency)
-            .start(self.start)
-            .min(self.min);
+        let adaptive = match self.batch {
+            // A group waits until it is full or nothing more comes: there is no limit to be found.
+            true => Adaptive::fixed(budgeted, self.concurrency),
+            false => Adaptive::new(budgeted, self.concurrency)
+                .start(self.start)
+                .min(self.min),
+        };
         let concurrency = adaptive.concurrency();
         let mut retrying = Retrying::new(adaptive)
             .attempts(self.retries.saturating_add(1))
             .base(self.backoff)
-            .deadline(self.deadline);
-        if let Some(silence) = self.hedge_after {
+            .deadline(if self.batch { A_YEAR } else { self.deadline });
+        if let Some(silence) = self.hedge_after.filter(|_| !self.batch) {
             retrying = retrying.hedge_after(silence);
         }
         let validated = Validated::new(retrying).repairs(self.repairs);
@@ -289,6 +304,8 @@ impl fmt::Debug for Stacked {
             .finish_non_exhaustive()
     }
 }
+/// Longer than any batch takes, and short enough for every clock.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl fmt::Debug for ModelStack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -307,6 +324,7 @@ impl fmt::Debug for ModelStack {
             .field("repairs", &self.repairs)
             .field("record", &self.record)
             .field("budget", &self.budget)
+            .field("batch", &self.batch)
             .finish_non_exhaustive()
     }
 }

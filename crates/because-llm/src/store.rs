@@ -1,3 +1,5 @@
+#[cfg(feature = "openai")]
+mod batches;
 mod codec;
 mod file;
 mod memory;
@@ -24,6 +26,8 @@ use serde::Serialize;
 
 use crate::{ChatError, ChatResponse, ModelId, RequestKey, Result, Usage};
 
+#[cfg(feature = "openai")]
+pub(crate) use batches::{Batch, Found, Ledger, State};
 pub use paid::{Paid, PaidCall};
 pub use prune::{Prune, Pruned};
 pub use rows::{Attempt, KeptAnswer, RowFilter};

@@ -137,7 +137,7 @@ pub fn initial_item_request(
         ("item", &fence("item", &shown)),
         ("reviews", &fence("reviews", &reviews)),
     ]);
-    profile_request(text, words, "Suits people who")
+    profile_request(text, words, "Suits people who").prefix_group("initial item")
 }
 
 /// Asks for the first profile of a user, from some of their train interactions, each with the row and the profile of its
@@ -168,7 +168,7 @@ pub fn initial_user_request(
         ("words", &words.profile.to_string()),
         ("history", &fence("history", &history)),
     ]);
-    profile_request(text, words, "This user enjoys")
+    profile_request(text, words, "This user enjoys").prefix_group("initial user")
 }
 
 /// Asks what the sampled neighbours of a node share. `neighbors` are their profiles of the layer below, in the order of
@@ -209,7 +209,9 @@ pub fn aggregate_request(
         "required": ["shared"],
         "additionalProperties": false,
     });
-    ask(text).schema("shared", schema)
+    ask(text)
+        .schema("shared", schema)
+        .prefix_group(format!("aggregate {side}"))
 }
 
 /// Asks for the profile of the next layer. `initial` is the node's layer-0 profile, `current` that of the layer below,
@@ -236,7 +238,8 @@ pub fn update_request(
         Side::User => "This user enjoys",
         Side::Item => "Suits people who",
     };
-    profile_request(text, words, lead)
+    // The same at every layer: instructions and schema do not know of layers.
+    profile_request(text, words, lead).prefix_group(format!("update {side}"))
 }
 
 /// Reads a profile out of an answer of [`initial_item_request`], [`initial_user_request`] or [`update_request`].
@@ -394,6 +397,59 @@ mod tests {
                     .content
                     .contains("<data name=\"initial\">\n\"first words\"\n</data>")
             );
+        }
+    }
+
+    #[test]
+    fn whatever_is_the_same_for_a_group_comes_before_what_is_not() {
+        let prompts = Prompts::default();
+        let words = WordLimits::default();
+        let mut groups = std::collections::BTreeMap::<String, Vec<ChatRequest>>::new();
+        for own in ["one", "another"] {
+            let item = Item {
+                item: own.into(),
+                title: Some(own.to_owned()),
+                description: None,
+                profile: None,
+                attributes: because_core::Attributes::new(),
+            };
+            let interaction = Interaction::new(own, own);
+            let mut asked = vec![
+                initial_item_request(&prompts, words, &item, &[&interaction]),
+                initial_user_request(&prompts, words, &[(&interaction, Some(&item), Some(own))]),
+            ];
+            for side in [Side::User, Side::Item] {
+                asked.push(aggregate_request(&prompts, words, side, Some(own), &[own]));
+                asked.push(update_request(&prompts, words, side, Some(own), None, own));
+            }
+            for request in asked {
+                let group = request.prefix_group.clone().unwrap();
+                groups.entry(group).or_default().push(request);
+            }
+        }
+        let names: Vec<&str> = groups.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "aggregate item",
+                "aggregate user",
+                "initial item",
+                "initial user",
+                "update item",
+                "update user"
+            ]
+        );
+        for (name, requests) in &groups {
+            let [one, another] = requests.as_slice() else {
+                panic!("{name} has {} requests", requests.len());
+            };
+            assert_eq!(one.schema, another.schema, "{name}");
+            let fixed = |request: &ChatRequest| {
+                let text = &request.messages[0].content;
+                text[..text.find("<data name").unwrap()].to_owned()
+            };
+            assert_eq!(fixed(one), fixed(another), "{name}");
+            assert_ne!(one.messages, another.messages, "{name}");
         }
     }
 

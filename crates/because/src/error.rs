@@ -65,6 +65,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Batch mode with a model that has none.
+    #[error(
+        "{model} has no batches; --batch (batch = true in because.toml) is for openai:MODEL and openai:MODEL@URL"
+    )]
+    NoBatches {
+        /// The model.
+        model: String,
+    },
     /// Something that this build leaves out.
     #[error("{what} needs the `{feature}` feature, which this build leaves out")]
     Feature {
@@ -106,6 +114,7 @@ impl Error {
             Self::Settings { .. }
             | Self::Price(_)
             | Self::Limit { .. }
+            | Self::NoBatches { .. }
             | Self::Empty { .. }
             | Self::Unknown(_)
             | Self::Feature { .. } => Fault::Input,

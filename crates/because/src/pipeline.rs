@@ -234,24 +234,28 @@ impl Pipeline {
     fn model(&self, spec: &ModelSpec) -> Result<Box<dyn ChatModel>> {
         let llm = &self.settings.llm;
         self.check_budget(&[spec])?;
-        let bare = self.bare_model(spec)?;
+        let store = Store::open(self.project.llm_path())?;
+        let bare = self.bare_model(spec, Some(&store))?;
         let name = bare.id().model;
         let mut stack = ModelStack::new(bare)
             .budget(self.budget_for(spec, &name)?)
             .counter(llm.token_counter(&name, self.project.root())?)
             .calibration(self.calibration.clone())
-            .store(Store::open(self.project.llm_path())?)
+            .store(store)
             .concurrency(llm.concurrency)
             .retries(llm.retries)
             .repairs(llm.repairs);
-        if let Some(requests) = llm.requests_per_minute {
+        if let Some(requests) = llm.requests_per_minute.filter(|_| !llm.batch) {
             stack = stack.requests_per_minute(requests);
         }
-        if let Some(tokens) = llm.tokens_per_minute {
+        if let Some(tokens) = llm.tokens_per_minute.filter(|_| !llm.batch) {
             stack = stack.tokens_per_minute(tokens);
         }
         if let Some(seconds) = llm.hedge_after_secs {
             stack = stack.hedge_after(std::time::Duration::from_secs(seconds));
+        }
+        if llm.batch {
+            stack = stack.batch(llm.batch_rows);
         }
         if let Some(record) = &llm.record {
             stack = stack.record(record);
@@ -259,17 +263,37 @@ impl Pipeline {
         Ok(Box::new(stack.build()?))
     }
 
-    fn bare_model(&self, spec: &ModelSpec) -> Result<Box<dyn ChatModel>> {
+    /// The model itself; in batch mode its batches are kept in `store`, without which it is only there to say which it is.
+    fn bare_model(&self, spec: &ModelSpec, store: Option<&Store>) -> Result<Box<dyn ChatModel>> {
+        let llm = &self.settings.llm;
+        if llm.batch && !matches!(spec, ModelSpec::OpenAi { .. }) {
+            return Err(crate::Error::NoBatches {
+                model: spec.to_string(),
+            });
+        }
+        // Only the `openai` feature has batches.
+        let _ = store;
         match spec {
             #[cfg(feature = "openai")]
             ModelSpec::OpenAi { model, url } => {
-                let timeout = std::time::Duration::from_secs(self.settings.llm.timeout_secs);
-                let builder = because_llm::OpenAi::from_env(model).timeout(timeout);
-                let builder = match url {
-                    Some(url) => builder.base_url(url),
-                    None => builder,
+                let timeout = std::time::Duration::from_secs(llm.timeout_secs);
+                let mut builder = because_llm::OpenAi::from_env(model).timeout(timeout);
+                if let Some(url) = url {
+                    builder = builder.base_url(url);
+                }
+                let dialect = llm.dialect_at(builder.url());
+                builder = builder.dialect(dialect);
+                let (true, Some(store)) = (llm.batch, store) else {
+                    return Ok(Box::new(builder.build()?));
                 };
-                Ok(Box::new(builder.build()?))
+                let mut batch = builder
+                    .batch(store.clone())
+                    .rows(llm.batch_rows)
+                    .stop(self.stop.clone());
+                if !llm.batch_wait {
+                    batch = batch.collect_later();
+                }
+                Ok(Box::new(batch.build()?))
             }
             #[cfg(feature = "tune")]
             ModelSpec::Qwen { base, adapter } => Ok(Box::new(because_tune::TunedModel::load(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use because_contrast::Contrast;
 use because_core::jsonl;
 use because_graph::Sampling;
-use because_llm::{Deadline, ModelSpec, PriceTable, TokenCounter};
+use because_llm::{Deadline, Dialect, ModelSpec, PriceTable, TokenCounter};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -85,6 +85,20 @@ pub struct LlmSettings {
     /// What models cost, in US dollars for a million tokens, by name.
     #[serde(skip_serializing_if = "PriceTable::is_empty")]
     pub prices: PriceTable,
+    /// Asks through the server's Batch API: half the price, answers within a day, and a run that may be stopped and gone on
+    /// with in between. Only for `openai:` models.
+    pub batch: bool,
+    /// Requests of a batch at most, which are also those in flight; OpenAI takes 50,000.
+    pub batch_rows: usize,
+    /// Whether a run waits for its batches. If not, it ends as stopped (exit code 3) as soon as the server has them, and the
+    /// same command collects them another day.
+    pub batch_wait: bool,
+    /// What is known beforehand of how the servers want to be asked.
+    #[serde(skip_serializing_if = "is_unsaid")]
+    pub dialect: Dialect,
+    /// The same for single servers, by the beginning of their base URL; the longest that fits is taken, whole.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dialects: BTreeMap<String, Dialect>,
 }
 
 /// What a budget is for.
@@ -98,8 +112,12 @@ pub enum BudgetFor {
     Project,
 }
 
+fn is_unsaid(dialect: &Dialect) -> bool {
+    *dialect == Dialect::default()
+}
+
 impl LlmSettings {
-    /// The prices given, those of `prices_file` included; a relative path is one in `folder`.
+    /// The prices given, those of `prices_file` included, less the discount in batch mode; a relative path is one in `folder`.
     ///
     /// # Errors
     /// When the file cannot be read or holds no prices.
@@ -107,6 +125,9 @@ impl LlmSettings {
         let mut prices = self.prices.clone();
         if let Some(file) = &self.prices_file {
             prices.fill_from(PriceTable::read(&folder.join(file))?);
+        }
+        if self.batch {
+            prices = prices.in_batch();
         }
         Ok(prices)
     }
@@ -131,6 +152,25 @@ impl LlmSettings {
             feature: "tune",
         })
     }
+
+    /// How many calls may be in flight: those of a whole batch, where there are batches.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        match self.batch {
+            true => self.batch_rows,
+            false => self.concurrency,
+        }
+    }
+
+    /// How the server at this base URL wants to be asked.
+    #[must_use]
+    pub fn dialect_at(&self, url: &str) -> Dialect {
+        self.dialects
+            .iter()
+            .filter(|(at, _)| url.starts_with(at.as_str()))
+            .max_by_key(|(at, _)| at.len())
+            .map_or(self.dialect, |(_, dialect)| *dialect)
+    }
 }
 
 impl Default for LlmSettings {
@@ -153,6 +193,11 @@ impl Default for LlmSettings {
             tokenizer: None,
             prices_file: None,
             prices: PriceTable::default(),
+            batch: false,
+            batch_rows: 20_000,
+            batch_wait: true,
+            dialect: Dialect::default(),
+            dialects: BTreeMap::new(),
         }
     }
 }
@@ -562,6 +607,27 @@ mod tests {
         );
         let said = of("inputs = 1.0");
         assert!(said.contains("inputs") && said.contains("line"), "{said}");
+    }
+
+    #[test]
+    fn a_server_is_asked_as_the_settings_say() {
+        let text = "[llm]\nbatch = true\nbatch_rows = 500\n[llm.dialect]\nseed = false\n\
+                    [llm.dialects.\"http://127.0.0.1:9000\"]\nserver = \"llama-cpp\"\nstructured = \"json_object\"\n\
+                    token_limit = \"max_completion_tokens\"\n[profile]\nlayers = 1\n";
+        let settings: Settings = text.parse().unwrap();
+        assert_eq!(settings.llm.in_flight(), 500);
+        let local = settings.llm.dialect_at("http://127.0.0.1:9000/v1");
+        assert_eq!(
+            local.structured,
+            Some(because_llm::StructuredOutput::JsonObject)
+        );
+        assert_eq!(local.seed, None, "one server's dialect is taken whole");
+        assert_eq!(settings.llm.dialect_at("https://b/v1").seed, Some(false));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("because.toml");
+        settings.save(&path).unwrap();
+        assert_eq!(Settings::load(&path).unwrap().llm, settings.llm);
+        assert!("[llm.dialect]\nsede = true".parse::<Settings>().is_err());
     }
 
     #[cfg(feature = "tune")]

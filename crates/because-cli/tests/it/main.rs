@@ -2,11 +2,28 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod bad_input;
+#[cfg(feature = "openai")]
+mod batch;
+#[cfg(feature = "openai")]
+#[path = "../../../because-llm/tests/it/batch_server.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod batch_server;
 mod calls;
 mod hub_ids;
 mod money;
 mod training;
 mod whole_path;
+
+/// What the server of batches answers with.
+#[cfg(feature = "openai")]
+mod server {
+    pub(crate) fn completion(answer: &str) -> serde_json::Value {
+        serde_json::json!({
+            "choices": [{"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}
+        })
+    }
+}
 
 use std::path::Path;
 use std::process::Output;

@@ -43,6 +43,8 @@ pub(super) struct Endpoint {
     pub(super) base: String,
     /// The same, for people, artefacts and keys of cached answers.
     pub(super) label: String,
+    pub(super) host: String,
+    pub(super) port: Option<u16>,
     pub(super) query: Vec<(String, String)>,
     pub(super) key: ApiKey,
     /// The header, marked as sensitive; `None` where there is neither a key nor a user.
@@ -76,6 +78,8 @@ impl Endpoint {
                 "localhost" | "[::1]" => true,
                 host => host.starts_with("127."),
             },
+            host: url.host_str().unwrap_or_default().to_owned(),
+            port: url.port(),
             label: base.clone(),
             base,
             query,

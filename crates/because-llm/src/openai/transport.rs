@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use async_openai::error::OpenAIError;
 use async_openai::middleware::HttpRequestFactory;
-use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER, SERVER};
 use reqwest::{Client, Response};
 
+use super::dialect::Spoken;
 use super::endpoint::{Endpoint, chain};
 use super::http_date::retry_after;
 use super::rate_limits::rate_limits;
@@ -27,6 +28,7 @@ pub(super) struct Bottom {
     client: Client,
     authorization: Option<HeaderValue>,
     latest: LatestLimits,
+    dialect: Arc<Spoken>,
 }
 
 /// What the headers of the latest answer said, which async-openai does not hand up. Of many at once, the latest is what
@@ -49,11 +51,13 @@ impl Bottom {
         client: Client,
         authorization: Option<HeaderValue>,
         latest: LatestLimits,
+        dialect: Arc<Spoken>,
     ) -> Self {
         Self {
             client,
             authorization,
             latest,
+            dialect,
         }
     }
 }
@@ -72,6 +76,7 @@ impl tower::Service<HttpRequestFactory> for Bottom {
             client,
             authorization,
             latest,
+            dialect,
         } = self.clone();
         Box::pin(async move {
             let mut request = factory.build().await?;
@@ -85,6 +90,9 @@ impl tower::Service<HttpRequestFactory> for Bottom {
             if let Some(limits) = limits {
                 latest.set(limits);
             }
+            if let Some(name) = response.headers().get(SERVER) {
+                dialect.named(name.to_str().unwrap_or_default());
+            }
             if response.status().is_success() {
                 return Ok(response);
             }
@@ -96,7 +104,7 @@ impl tower::Service<HttpRequestFactory> for Bottom {
     }
 }
 
-async fn read(mut response: Response) -> Refusal {
+pub(super) async fn read(mut response: Response) -> Refusal {
     const MOST_BYTES: usize = 64 * 1024;
     let header = |name: &str| {
         let value = response.headers().get(name)?;

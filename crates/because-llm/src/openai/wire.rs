@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use super::dialect::{Now, StructuredOutput};
+use super::dialect::Now;
 use super::refusal::Refusal;
 use crate::instructions::instructions;
 use crate::text::split_thinking;
-use crate::{ChatRequest, ChatResponse, JsonSchema, Message, Role, Usage};
+use crate::{ChatRequest, ChatResponse, JsonSchema, Message, Role, StructuredOutput, Usage};
 
 /// The body of a call.
 #[derive(Debug, Serialize)]
@@ -29,6 +29,8 @@ pub(super) struct Question<'a> {
     seed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     response_format: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_key: Option<String>,
 }
 
 impl<'a> Question<'a> {
@@ -55,8 +57,8 @@ impl<'a> Question<'a> {
                 None => Cow::Borrowed(&request.messages),
             },
             stream: false,
-            temperature: sampling.temperature.filter(|_| !dialect.no_sampling),
-            top_p: sampling.top_p.filter(|_| !dialect.no_sampling),
+            temperature: sampling.temperature.filter(|_| dialect.sampling),
+            top_p: sampling.top_p.filter(|_| dialect.sampling),
             max_tokens: sampling
                 .max_tokens
                 .filter(|_| !dialect.max_completion_tokens),
@@ -64,10 +66,23 @@ impl<'a> Question<'a> {
                 .max_tokens
                 .filter(|_| dialect.max_completion_tokens),
             // Servers keep a seed in 32 or 64 signed bits, some in a double: this much all of them take.
-            seed: request.seed.map(|seed| seed & 0x7fff_ffff),
+            seed: request
+                .seed
+                .filter(|_| dialect.seed)
+                .map(|seed| seed & 0x7fff_ffff),
             response_format,
+            prompt_cache_key: request
+                .prefix_group
+                .as_deref()
+                .filter(|_| dialect.prompt_cache_key)
+                .map(cache_key),
         }
     }
+}
+
+/// Names a group to the server without telling it what the group is about; it takes at most 64 characters.
+fn cache_key(group: &str) -> String {
+    format!("because-{}", &blake3::hash(group.as_bytes()).to_hex()[..24])
 }
 
 /// A schema without bounds on the length of texts; what an answer has to fit is still checked on our side.
@@ -242,7 +257,7 @@ impl From<WireUsage> for Usage {
 }
 
 /// A field of another type than expected is as good as none.
-fn lenient<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(
+pub(super) fn lenient<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     let value = Value::deserialize(deserializer)?;
@@ -330,6 +345,7 @@ mod tests {
         let request = ChatRequest::new(vec![Message::system("Be brief."), Message::user("why?")])
             .schema("answer", json!({"type": "object"}))
             .seed(u64::MAX)
+            .prefix_group("layer-1 aggregate user")
             .sampling(crate::Sampling {
                 temperature: Some(0.5),
                 top_p: None,
@@ -342,7 +358,9 @@ mod tests {
                 Now {
                     structured,
                     max_completion_tokens: reasons,
-                    no_sampling: reasons,
+                    sampling: !reasons,
+                    seed: true,
+                    prompt_cache_key: reasons,
                 },
             )
         };
@@ -396,7 +414,8 @@ mod tests {
             "seed": 2147483647,
             "response_format": {
               "type": "json_object"
-            }
+            },
+            "prompt_cache_key": "because-cc1e3cde17d33be42485a878"
           },
           {
             "model": "m",

@@ -1,8 +1,8 @@
 use std::time::{Duration, Instant};
 
 use because_llm::{
-    ChatError, ChatModel, ChatRequest, ChatResponse, Message, ModelStack, OpenAi, OpenAiBuilder,
-    Retrying, Sampling, Store,
+    ChatError, ChatModel, ChatRequest, ChatResponse, Dialect, Message, ModelStack, OpenAi,
+    OpenAiBuilder, Retrying, Sampling, Store,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -435,6 +435,74 @@ async fn a_server_without_json_schema_is_asked_differently_once_and_for_all() {
             .is_err()
     );
     assert_eq!(server.count(), 1);
+}
+
+#[tokio::test]
+async fn a_known_server_is_asked_in_its_own_way_at_once() {
+    // DeepSeek's models, here behind a gateway: no probe with a schema, no seed.
+    let server = Server::run([says(""), says(r#"{"stars": 4}"#)]).await;
+    let model = OpenAi::new("deepseek-chat")
+        .base_url(&server.url)
+        .build()
+        .unwrap();
+    let model = ModelStack::new(model).build().unwrap();
+    let request = rating().seed(3).prefix_group("ratings");
+    let response = model.chat(&request).await.unwrap();
+    assert_eq!(response.answer, r#"{"stars":4}"#);
+    let asked = server.asked();
+    assert_eq!(asked.len(), 2, "an empty answer is asked again");
+    for asked in &asked {
+        assert_eq!(
+            asked.body["response_format"],
+            json!({"type": "json_object"})
+        );
+        assert_eq!(asked.body.get("seed"), None);
+        assert_eq!(asked.body.get("prompt_cache_key"), None);
+    }
+
+    // The settings come before the table, and a server may turn a field down.
+    let turned_down = error(
+        400,
+        &json!({"error": {"message": "Unknown parameter: 'prompt_cache_key'."}}),
+    );
+    let server = Server::run([turned_down, says(r#"{"stars": 4}"#)]).await;
+    let dialect: Dialect =
+        serde_json::from_value(json!({"prompt_cache_key": true, "seed": true})).unwrap();
+    let model = OpenAi::new("deepseek-chat")
+        .base_url(&server.url)
+        .dialect(dialect)
+        .build()
+        .unwrap();
+    model.chat(&request).await.unwrap();
+    let asked = server.asked();
+    let key = asked[0].body["prompt_cache_key"].as_str().unwrap();
+    assert!(key.len() <= 64 && !key.contains("ratings"), "{key}");
+    assert_eq!(asked[0].body["seed"], json!(3));
+    assert_eq!(asked[1].body.get("prompt_cache_key"), None);
+}
+
+#[tokio::test]
+async fn a_thought_is_kept_apart_from_its_answer_wherever_it_stands() {
+    let answer = r#"{"stars": 4}"#;
+    let messages = [
+        json!({"content": answer, "reasoning_content": "hm"}),
+        json!({"content": answer, "reasoning": "hm"}),
+        json!({"content": answer, "reasoning": "hm", "reasoning_content": ""}),
+        json!({"content": format!("<think>hm</think>\n{answer}")}),
+        json!({"content": format!("hm\n</think>\n{answer}"), "reasoning_content": null}),
+    ];
+    for message in messages {
+        let mut body = completion("");
+        body["choices"][0]["message"] = message.clone();
+        let server = Server::run([error(200, &body)]).await;
+        let model = ModelStack::new(client(&server).build().unwrap())
+            .build()
+            .unwrap();
+        let response = model.chat(&rating()).await.unwrap();
+        assert_eq!(response.answer, r#"{"stars":4}"#, "{message}");
+        assert_eq!(response.reasoning.as_deref(), Some("hm"), "{message}");
+        assert_eq!(server.count(), 1);
+    }
 }
 
 #[tokio::test]

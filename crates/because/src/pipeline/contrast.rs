@@ -120,7 +120,7 @@ impl Pipeline {
             let scorer = ItemCosine::new(&graph);
             let explained = Explainer::new(&model)
                 .contrast(contrast)
-                .concurrency(self.settings.llm.concurrency)
+                .concurrency(self.settings.llm.in_flight())
                 .stop(self.stop.clone())
                 .on_progress(|done, total| {
                     self.tell(&Event::Progress {

@@ -165,12 +165,12 @@ impl Pipeline {
         let settings = &self.settings.profile;
         let (users, items) = (self.project.users()?, self.project.items()?);
         let [writer, reasoner] = [&self.settings.llm.model, self.settings.reasoner()];
-        let opened = self.bare_model(writer)?;
+        let opened = self.bare_model(writer, None)?;
         let writer_id = opened.id();
         let reasoner_id = if writer == reasoner {
             writer_id.clone()
         } else {
-            self.bare_model(reasoner)?.id()
+            self.bare_model(reasoner, None)?.id()
         };
         let mut speakers = vec![self.speaker(writer, &writer_id, options)?];
         if reasoner_id != writer_id {

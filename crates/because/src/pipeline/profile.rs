@@ -24,7 +24,7 @@ impl Pipeline {
         let depends = self.initial_depends(&model.id());
         let initial = self
             .initial(&model, &sampler)
-            .concurrency(self.settings.llm.concurrency)
+            .concurrency(self.settings.llm.in_flight())
             .stop(self.stop.clone())
             .on_progress(|progress| self.progress(progress));
         let written = async |_| {
@@ -45,7 +45,7 @@ impl Pipeline {
 
         let layers = self
             .messages(&model, &sampler)
-            .concurrency(self.settings.llm.concurrency)
+            .concurrency(self.settings.llm.in_flight())
             .stop(self.stop.clone())
             .on_progress(|progress| self.progress(progress));
         let depends = self.message_depends(&model.id());
