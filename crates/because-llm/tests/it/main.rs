@@ -1,6 +1,10 @@
 //! The wrappers together, and the client against a server that misbehaves on purpose.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+#[cfg(feature = "openai")]
+mod fault_server;
+#[cfg(feature = "openai")]
+mod faults;
 mod kill;
 #[cfg(feature = "openai")]
 mod openai;
