@@ -107,11 +107,14 @@ impl OpenAi {
                     .query(&self.endpoint.query)
                     .map_err(|error| self.fault(&error.to_string()))?;
             }
-            let error = match group.create_byot::<_, Answer>(&question).await {
+            let heard = group.create_byot::<_, Answer>(&question).await;
+            let error = match heard.or_else(transport::answer) {
                 Ok(answer) => {
-                    return answer
+                    let mut response = answer
                         .into_response()
-                        .map_err(|refusal| self.refused(&refusal));
+                        .map_err(|refusal| self.refused(&refusal))?;
+                    self.endpoint.key.redact_answer(&mut response);
+                    return Ok(response);
                 }
                 Err(error) => error,
             };

@@ -117,11 +117,13 @@ impl Does {
 }
 
 /// One request that reached the server, and what it got.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) key: RequestKey,
-    /// The how manieth with this key it is, from 0.
-    pub(crate) nth: u32,
+    /// What its first turn says; a repair says there what the question it repairs said.
+    pub(crate) about: String,
+    /// What stands as `run` in the query of the URL: who asks.
+    pub(crate) run: Option<u32>,
     pub(crate) does: Does,
     /// The tokens that the client was told of, all zero where the answer did not go out whole.
     pub(crate) usage: Usage,
@@ -198,7 +200,7 @@ impl Serving {
     async fn connection(&self, mut stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let mut bytes = Vec::new();
-        while let Some(body) = receive(&mut stream, &mut bytes).await {
+        while let Some((run, body)) = receive(&mut stream, &mut bytes).await {
             let request = request(&body);
             let key = request.key(&self.model);
             let nth = {
@@ -216,7 +218,8 @@ impl Serving {
             // Before it goes out: whoever has the answer finds it in the books.
             self.books.lock().unwrap().calls.push(Call {
                 key,
-                nth,
+                about: request.messages[0].content.clone(),
+                run,
                 does,
                 usage: told,
             });
@@ -399,8 +402,8 @@ fn message(message: &Value, ending: &str, usage: Usage) -> String {
     .to_string()
 }
 
-/// The body of the next request on this connection; what was read beyond it stays in `bytes`.
-async fn receive(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Value> {
+/// Who asks, and the body of the next request on this connection; what was read beyond it stays in `bytes`.
+async fn receive(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<(Option<u32>, Value)> {
     let mut buffer = [0; 8192];
     loop {
         if let Some(end) = bytes.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
@@ -413,9 +416,12 @@ async fn receive(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Value> {
                 .ok()?;
             let body = end + 4..end + 4 + length;
             if bytes.len() >= body.end {
-                let json = serde_json::from_slice(&bytes[body.clone()]).ok();
+                let json = serde_json::from_slice(&bytes[body.clone()]).ok()?;
                 bytes.drain(..body.end);
-                return json;
+                let run = head
+                    .split_once("?run=")
+                    .and_then(|(_, rest)| rest.split_once(' ')?.0.parse().ok());
+                return Some((run, json));
             }
         }
         let read = stream.read(&mut buffer).await.ok()?;

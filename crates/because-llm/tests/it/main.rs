@@ -5,9 +5,15 @@
 mod fault_server;
 #[cfg(feature = "openai")]
 mod faults;
+#[cfg(feature = "openai")]
+mod keys;
 mod kill;
 #[cfg(feature = "openai")]
 mod openai;
 #[cfg(feature = "openai")]
+mod real;
+#[cfg(feature = "openai")]
 mod server;
+#[cfg(feature = "openai")]
+mod soak;
 mod stack;
