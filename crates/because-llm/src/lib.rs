@@ -63,6 +63,7 @@ mod spec;
 mod stack;
 mod store;
 mod text;
+mod timer;
 mod validated;
 
 pub use audited::Audited;

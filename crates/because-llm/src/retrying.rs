@@ -1,8 +1,8 @@
 use std::time::{Duration, Instant};
 
-use futures_timer::Delay;
 use futures_util::future::{Either, select};
 
+use crate::timer::Delay;
 use crate::{
     BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result,
 };

@@ -71,7 +71,7 @@ async fn a_chat_is_answered_counted_and_kept() {
 
 #[tokio::test]
 #[ignore = "needs a server in BECAUSE_LLM_SERVER"]
-async fn a_schema_is_kept_to_as_it_is_sent_and_also_when_it_is_only_told() {
+async fn a_schema_is_kept_to() {
     let model = ModelStack::new(chat().build().unwrap()).build().unwrap();
     for seed in 0..10 {
         let request = ask(600).schema("opinion", opinion()).seed(seed);

@@ -156,7 +156,11 @@ async fn soak(questions: u32, kills: u32, seed: u64) {
         endpoint: server.url.clone(),
     };
     every_question_has_its_answer(&store, &model, questions);
-    let report = Books::compare(&server.calls(), &rows(&store), &clients.killed);
+    let report = Books::compare(
+        &server.calls(),
+        &rows(&store, &clients.processes),
+        &clients.killed,
+    );
     report.check(&store);
     report.print(questions, kills, seconds);
 }
@@ -167,7 +171,8 @@ struct Clients {
     running: [Option<Child>; 2],
     /// The number of each process's present run.
     run: [u32; 2],
-    runs: u32,
+    /// The process of each run there was.
+    processes: Vec<u32>,
     killed: Vec<u32>,
 }
 
@@ -184,7 +189,7 @@ impl Clients {
             works: [work(0, 6), work(4, 10)],
             running: [None, None],
             run: [0, 0],
-            runs: 0,
+            processes: Vec::new(),
             killed: Vec::new(),
         };
         clients.start(0);
@@ -196,7 +201,7 @@ impl Clients {
         let work = &self.works[which];
         let work = Work {
             // The query is sent and is no part of a request's key.
-            url: format!("{}?run={}", work.url, self.runs),
+            url: format!("{}?run={}", work.url, self.processes.len()),
             store: work.store.clone(),
             ..*work
         };
@@ -206,9 +211,9 @@ impl Clients {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
+        self.run[which] = u32::try_from(self.processes.len()).unwrap();
+        self.processes.push(child.id());
         self.running[which] = Some(child);
-        self.run[which] = self.runs;
-        self.runs += 1;
     }
 
     /// How many have not finished.
@@ -272,24 +277,30 @@ fn every_question_has_its_answer(store: &Store, model: &ModelId, questions: u32)
 #[derive(Debug, Clone)]
 struct Row {
     key: [u8; 32],
+    run: u32,
     outcome: String,
     status: Option<u16>,
     usage: [u64; 4],
     latency: Duration,
 }
 
-fn rows(store: &Store) -> Vec<Row> {
+fn rows(store: &Store, processes: &[u32]) -> Vec<Row> {
     let reader = rusqlite::Connection::open(store.path()).unwrap();
     let mut rows = reader
         .prepare(
             "SELECT key, outcome, status, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens,
-                 coalesce(latency_ms, 0) FROM attempts ORDER BY id",
+                 coalesce(latency_ms, 0), run FROM attempts ORDER BY id",
         )
         .unwrap();
     let number = |row: &rusqlite::Row<'_>, column| row.get::<_, i64>(column).map(i64::unsigned_abs);
     rows.query_map([], |row| {
+        // The label of a run begins with its process.
+        let label: String = row.get(8)?;
+        let process: u32 = label.split('-').next().unwrap().parse().unwrap();
+        let run = processes.iter().rposition(|known| *known == process);
         Ok(Row {
             key: row.get(0)?,
+            run: u32::try_from(run.unwrap()).unwrap(),
             outcome: row.get(1)?,
             status: row.get(2)?,
             usage: [
@@ -335,24 +346,26 @@ struct Books {
 }
 
 impl Books {
-    /// Pairs every settled row with a call of the same key, outcome, status and tokens.
+    /// Pairs every settled row with a call of the same run, key, outcome, status and tokens.
     fn compare(calls: &[Call], rows: &[Row], killed: &[u32]) -> Self {
         let mut books = Self {
             calls: calls.len(),
             rows: rows.len(),
             ..Self::default()
         };
-        let mut served: HashMap<[u8; 32], Vec<&Call>> = HashMap::new();
+        let mut served: HashMap<(u32, [u8; 32]), Vec<&Call>> = HashMap::new();
         for call in calls {
-            served.entry(*call.key.as_bytes()).or_default().push(call);
+            let of_key = served.entry((call.run.unwrap(), *call.key.as_bytes()));
+            of_key.or_default().push(call);
         }
-        let mut interrupted: HashMap<[u8; 32], usize> = HashMap::new();
+        let mut interrupted: HashMap<(u32, [u8; 32]), usize> = HashMap::new();
         for row in rows {
+            let key = (row.run, row.key);
             if row.outcome == "interrupted" {
-                *interrupted.entry(row.key).or_default() += 1;
+                *interrupted.entry(key).or_default() += 1;
                 continue;
             }
-            let of_key = served.entry(row.key).or_default();
+            let of_key = served.entry(key).or_default();
             let same = of_key.iter().position(|call| {
                 call.does.outcome() == row.outcome
                     && call.does.status() == row.status
@@ -380,7 +393,7 @@ impl Books {
             }
         }
         books.unsent += interrupted.into_values().sum::<usize>();
-
+        let was_killed = |call: &Call| killed.contains(&call.run.unwrap());
         // Of each question, one good answer is kept; the others were lost in a kill. What a killed process asked may
         // reach the server after what the next one asks.
         let mut good: HashMap<&str, Vec<&Call>> = HashMap::new();
@@ -388,7 +401,7 @@ impl Books {
             good.entry(&call.about).or_default().push(call);
         }
         for mut calls in good.into_values() {
-            calls.sort_by_key(|call| !killed.contains(&call.run.unwrap()));
+            calls.sort_by_key(|call| !was_killed(call));
             calls.pop();
             books.again.extend(calls.into_iter().cloned());
         }
