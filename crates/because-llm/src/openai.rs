@@ -15,7 +15,7 @@ use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId,
 
 use dialect::Dialect;
 pub use dialect::StructuredOutput;
-use endpoint::{ApiKey, Endpoint};
+use endpoint::{ApiKey, BaseUrl, Endpoint};
 use transport::Bottom;
 use wire::{Answer, Question};
 
@@ -47,11 +47,11 @@ pub struct OpenAi {
     client: Client<OpenAIConfig>,
 }
 
-/// The settings of an [`OpenAi`], until they are checked. Its `Debug` does not show the key.
+/// The settings of an [`OpenAi`], until they are checked. Its `Debug` shows neither the key nor what is secret in the URL.
 #[derive(Debug, Clone)]
 pub struct OpenAiBuilder {
     model: String,
-    base_url: String,
+    base_url: BaseUrl,
     api_key: ApiKey,
     organization: String,
     project: String,
@@ -69,7 +69,7 @@ impl OpenAi {
     pub fn new(model: impl Into<String>) -> OpenAiBuilder {
         OpenAiBuilder {
             model: model.into(),
-            base_url: "https://api.openai.com/v1".into(),
+            base_url: BaseUrl("https://api.openai.com/v1".into()),
             api_key: ApiKey::default(),
             organization: String::new(),
             project: String::new(),
@@ -89,7 +89,7 @@ impl OpenAi {
         };
         let mut builder = Self::new(model);
         if let Some(url) = set("OPENAI_BASE_URL") {
-            builder.base_url = url;
+            builder.base_url = BaseUrl(url);
         }
         builder.api_key = ApiKey::new(set("OPENAI_API_KEY").unwrap_or_default());
         builder.organization = set("OPENAI_ORG_ID").unwrap_or_default();
@@ -150,7 +150,7 @@ impl OpenAiBuilder {
     /// The address below which the server has `/chat/completions`. A query in it is sent along with every call.
     #[must_use]
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
-        self.base_url = url.into();
+        self.base_url = BaseUrl(url.into());
         self
     }
 
@@ -189,7 +189,7 @@ impl OpenAiBuilder {
         if model.is_empty() {
             return Err(fault("the model's name is empty".into()));
         }
-        let endpoint = Endpoint::parse(&self.base_url, self.api_key).map_err(fault)?;
+        let endpoint = Endpoint::parse(&self.base_url.0, self.api_key).map_err(fault)?;
         let http = endpoint.client(self.timeout).map_err(fault)?;
         for (name, value) in [
             ("OPENAI_ORG_ID", &self.organization),

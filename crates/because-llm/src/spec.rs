@@ -283,6 +283,7 @@ mod tests {
             "openai:qwen@",
             "openai:qwen@http:///v1",
             "openai:qwen@http://me:secret@host/v1",
+            "openai:qwen@http://me:sec/ret@host/v1",
             "qwen:",
             "qwen:base+",
             "qwen:+adapter",

@@ -101,6 +101,19 @@ impl fmt::Debug for ApiKey {
     }
 }
 
+/// A base URL as it was given, with whatever secrets are in it.
+#[derive(Clone)]
+pub(super) struct BaseUrl(pub(super) String);
+
+impl fmt::Debug for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Endpoint::parse(&self.0, ApiKey::default()) {
+            Ok(endpoint) => endpoint.label.fmt(f),
+            Err(_) => f.write_str("not a URL"),
+        }
+    }
+}
+
 /// A base URL taken apart: what is called, what is shown, and what is secret.
 #[derive(Debug)]
 pub(super) struct Endpoint {

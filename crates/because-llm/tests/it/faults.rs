@@ -13,10 +13,12 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::fault_server::{Does, FaultServer, MODEL, about, right};
 
-fn client(url: &str) -> OpenAi {
+/// Patient, but where nothing is to be waited for.
+fn client(url: &str, does: Does) -> OpenAi {
+    let millis = if does == Does::Hangs { 700 } else { 30_000 };
     OpenAi::new(MODEL)
         .base_url(url)
-        .timeout(Duration::from_millis(400))
+        .timeout(Duration::from_millis(millis))
         .build()
         .unwrap()
 }
@@ -27,8 +29,8 @@ fn store() -> (tempfile::TempDir, Store) {
     (folder, store)
 }
 
-fn stack(url: &str, store: &Store, retries: u32, repairs: u32) -> Box<dyn ChatModel> {
-    ModelStack::new(client(url))
+fn stack(url: &str, does: Does, store: &Store, retries: u32, repairs: u32) -> Box<dyn ChatModel> {
+    ModelStack::new(client(url, does))
         .store(store.clone())
         .backoff(Duration::from_millis(2))
         .retries(retries)
@@ -76,7 +78,7 @@ fn tokens(usage: Usage) -> u64 {
 async fn the_bare_client_asks_once_whatever_goes_wrong() {
     for does in Does::FAULTS {
         let server = FaultServer::doing([does]).await;
-        let model = client(&server.url);
+        let model = client(&server.url, does);
         let result = model.chat(&about("sand")).await;
         assert_eq!(server.count(), 1, "{does:?}");
         match &result {
@@ -113,7 +115,7 @@ async fn the_stack_brings_the_right_answer_and_the_audit_has_what_the_server_gav
     for does in Does::FAULTS {
         let server = FaultServer::doing([does]).await;
         let (_folder, store) = store();
-        let model = stack(&server.url, &store, 4, 2);
+        let model = stack(&server.url, does, &store, 4, 2);
         let request = about("sand");
         let response = model.chat(&request).await.unwrap();
         assert_eq!(response.answer, right(&request).0, "{does:?}");
@@ -147,7 +149,7 @@ async fn without_another_try_the_error_is_the_callers_and_nothing_bad_is_kept() 
     for does in Does::FAULTS.into_iter().filter(|does| !does.answers()) {
         let server = FaultServer::doing([does]).await;
         let (_folder, store) = store();
-        let model = stack(&server.url, &store, 0, 0);
+        let model = stack(&server.url, does, &store, 0, 0);
         let request = about("sand");
         let error = model.chat(&request).await.unwrap_err();
         assert_eq!(kind(&error), does.outcome(), "{does:?}: {error}");
@@ -164,7 +166,7 @@ async fn a_server_that_stays_broken_is_asked_as_often_as_said_and_no_more() {
     for does in Does::FAULTS.into_iter().filter(|does| !does.answers()) {
         let server = FaultServer::run(move |_, _| does).await;
         let (_folder, store) = store();
-        let model = stack(&server.url, &store, 2, 1);
+        let model = stack(&server.url, does, &store, 2, 1);
         let error = model.chat(&about("sand")).await.unwrap_err();
         assert_eq!(kind(&error), does.outcome(), "{does:?}: {error}");
         // One question and two repetitions, or one question and one repair: never both multiplied.
@@ -182,7 +184,7 @@ async fn a_fault_during_a_repair_is_repeated_as_that_repair() {
     let server = FaultServer::doing([Does::Misfit, Does::TooMany, Does::Cut, Does::Words]).await;
     let (_folder, store) = store();
     let request = about("sand");
-    let answer = stack(&server.url, &store, 4, 2)
+    let answer = stack(&server.url, Does::Answers, &store, 4, 2)
         .chat(&request)
         .await
         .unwrap();
@@ -205,7 +207,10 @@ async fn how_long_to_wait_is_read_from_either_form_of_the_header() {
         (Does::TooManyUntilDate, Some(Duration::ZERO)),
     ] {
         let server = FaultServer::doing([does]).await;
-        let error = client(&server.url).chat(&about("sand")).await.unwrap_err();
+        let error = client(&server.url, does)
+            .chat(&about("sand"))
+            .await
+            .unwrap_err();
         let ChatError::Overloaded { retry_after, .. } = error else {
             panic!("{does:?}: {error}");
         };
@@ -244,7 +249,10 @@ async fn a_certificate_nobody_vouches_for_ends_the_call_at_once() {
     let url = self_signed().await;
     let (_folder, store) = store();
     let request = about("sand");
-    let error = stack(&url, &store, 4, 2).chat(&request).await.unwrap_err();
+    let error = stack(&url, Does::Answers, &store, 4, 2)
+        .chat(&request)
+        .await
+        .unwrap_err();
     assert!(
         matches!(error, ChatError::Permanent { status: None, .. }),
         "{error:?}"
@@ -264,7 +272,10 @@ async fn a_host_that_nobody_knows_is_tried_again_as_it_may_be_the_resolver() {
     let (_folder, store) = store();
     let request = about("sand");
     let url = "http://no-such-host.invalid/v1";
-    let error = stack(url, &store, 1, 2).chat(&request).await.unwrap_err();
+    let error = stack(url, Does::Answers, &store, 1, 2)
+        .chat(&request)
+        .await
+        .unwrap_err();
     assert_eq!(kind(&error), "transient", "{error}");
     let said = error.to_string();
     assert!(
@@ -278,7 +289,10 @@ async fn a_host_that_nobody_knows_is_tried_again_as_it_may_be_the_resolver() {
 /// Another endpoint, the same store: nothing of the failure is in the way.
 async fn next_is_taken(store: &Store, request: &ChatRequest) {
     let server = FaultServer::doing([]).await;
-    let answer = stack(&server.url, store, 0, 0).chat(request).await.unwrap();
+    let answer = stack(&server.url, Does::Answers, store, 0, 0)
+        .chat(request)
+        .await
+        .unwrap();
     assert_eq!(answer.answer, right(request).0);
     assert_eq!(server.count(), 1);
 }
