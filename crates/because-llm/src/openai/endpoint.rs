@@ -115,7 +115,6 @@ impl fmt::Debug for BaseUrl {
 }
 
 /// A base URL taken apart: what is called, what is shown, and what is secret.
-#[derive(Debug)]
 pub(super) struct Endpoint {
     /// Without user, query and slash at the end.
     pub(super) base: String,
@@ -126,6 +125,15 @@ pub(super) struct Endpoint {
     /// The header, marked as sensitive; `None` where there is neither a key nor a user.
     pub(super) authorization: Option<HeaderValue>,
     on_this_machine: bool,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("label", &self.label)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Endpoint {

@@ -41,7 +41,7 @@ fn question(n: u32) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small() {
-    soak(2_000, 3, 1).await;
+    let _ = soak(2_000, 3, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,12 +55,16 @@ async fn large() {
     let [calls, kills, seed] = numbers[..] else {
         panic!("BECAUSE_SOAK is three numbers, as in \"100000 20 1\", not {text:?}");
     };
-    soak(
+    let report = soak(
         u32::try_from(calls).unwrap(),
         u32::try_from(kills).unwrap(),
         seed,
     )
     .await;
+    std::io::stdout()
+        .lock()
+        .write_all(report.as_bytes())
+        .unwrap();
 }
 
 /// What a client process does. Does nothing on its own.
@@ -113,7 +117,7 @@ async fn client() {
     }
 }
 
-async fn soak(questions: u32, kills: u32, seed: u64) {
+async fn soak(questions: u32, kills: u32, seed: u64) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("llm.sqlite");
     let server = FaultServer::run(move |key, nth| {
@@ -162,7 +166,7 @@ async fn soak(questions: u32, kills: u32, seed: u64) {
         &clients.killed,
     );
     report.check(&store);
-    report.print(questions, kills, seconds);
+    report.text(questions, kills, seconds)
 }
 
 /// The two processes, and which of their runs were killed.
@@ -445,9 +449,12 @@ impl Books {
         );
     }
 
-    fn print(&self, questions: u32, kills: u32, seconds: f64) {
-        let mut out = std::io::stdout().lock();
-        let mut line = |text: String| writeln!(out, "{text}").unwrap();
+    fn text(&self, questions: u32, kills: u32, seconds: f64) -> String {
+        let mut out = String::new();
+        let mut line = |text: String| {
+            out.push_str(&text);
+            out.push('\n');
+        };
         line(format!(
             "{questions} questions, {} calls at the server, {} rows in the audit, {kills} kills, {seconds:.1} s",
             self.calls, self.rows
@@ -476,6 +483,7 @@ impl Books {
         for call in &self.again {
             line(format!("  run {:?}, {}", call.run, call.about));
         }
+        out
     }
 }
 
