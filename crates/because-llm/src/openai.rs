@@ -21,7 +21,7 @@ use crate::{
 
 pub use batch::{OpenAiBatch, OpenAiBatchBuilder};
 use dialect::Spoken;
-use endpoint::{ApiKey, Endpoint};
+use endpoint::{ApiKey, BaseUrl, Endpoint};
 use transport::{Bottom, LatestLimits};
 use wire::{Answer, Question};
 
@@ -54,11 +54,11 @@ pub struct OpenAi {
     rate_limits: LatestLimits,
 }
 
-/// The settings of an [`OpenAi`], until they are checked. Its `Debug` does not show the key.
+/// The settings of an [`OpenAi`], until they are checked. Its `Debug` shows neither the key nor what is secret in the URL.
 #[derive(Debug, Clone)]
 pub struct OpenAiBuilder {
     model: String,
-    base_url: String,
+    base_url: BaseUrl,
     api_key: ApiKey,
     organization: String,
     project: String,
@@ -76,7 +76,7 @@ impl OpenAi {
     pub fn new(model: impl Into<String>) -> OpenAiBuilder {
         OpenAiBuilder {
             model: model.into(),
-            base_url: "https://api.openai.com/v1".into(),
+            base_url: BaseUrl("https://api.openai.com/v1".into()),
             api_key: ApiKey::default(),
             organization: String::new(),
             project: String::new(),
@@ -96,7 +96,7 @@ impl OpenAi {
         };
         let mut builder = Self::new(model);
         if let Some(url) = set("OPENAI_BASE_URL") {
-            builder.base_url = url;
+            builder.base_url = BaseUrl(url);
         }
         builder.api_key = ApiKey::new(set("OPENAI_API_KEY").unwrap_or_default());
         builder.organization = set("OPENAI_ORG_ID").unwrap_or_default();
@@ -114,12 +114,14 @@ impl OpenAi {
                     .query(&self.endpoint.query)
                     .map_err(|error| self.fault(&error.to_string()))?;
             }
-            let error = match group.create_byot::<_, Answer>(&question).await {
+            let heard = group.create_byot::<_, Answer>(&question).await;
+            let error = match heard.or_else(transport::answer) {
                 Ok(answer) => {
                     let mut response = answer
                         .into_response()
                         .map_err(|refusal| self.refused(&refusal))?;
                     response.rate_limits = self.rate_limits.get();
+                    self.endpoint.key.redact_answer(&mut response);
                     self.dialect
                         .check(request, &response.usage, &self.endpoint.label);
                     return Ok(response);
@@ -158,14 +160,14 @@ impl OpenAiBuilder {
     /// The address below which the server has `/chat/completions`. A query in it is sent along with every call.
     #[must_use]
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
-        self.base_url = url.into();
+        self.base_url = BaseUrl(url.into());
         self
     }
 
     /// The address as it is set now. It may hold a secret: not to be printed.
     #[must_use]
     pub fn url(&self) -> &str {
-        &self.base_url
+        &self.base_url.0
     }
 
     /// The key. Never printed, stored, or given away in an error.
@@ -210,7 +212,7 @@ impl OpenAiBuilder {
         if model.is_empty() {
             return Err(fault("the model's name is empty".into()));
         }
-        let endpoint = Endpoint::parse(&self.base_url, self.api_key).map_err(fault)?;
+        let endpoint = Endpoint::parse(&self.base_url.0, self.api_key).map_err(fault)?;
         let http = endpoint.client(self.timeout).map_err(fault)?;
         for (name, value) in [
             ("OPENAI_ORG_ID", &self.organization),

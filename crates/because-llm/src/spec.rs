@@ -163,7 +163,11 @@ fn openai(rest: &str) -> Result<ModelSpec, ModelSpecError> {
         if authority.is_empty() {
             return Err(ModelSpecError::Url(url.to_owned()));
         }
-        if authority.contains('@') {
+        // A password with a slash in it ends what looks like host and port.
+        let no_port = authority
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| !port.ends_with(']') && port.parse::<u16>().is_err());
+        if authority.contains('@') || (no_port && url.contains('@')) {
             return Err(ModelSpecError::Secret);
         }
     } else if let Some((_, tail)) = rest.split_once('@')
@@ -279,6 +283,7 @@ mod tests {
             "openai:qwen@",
             "openai:qwen@http:///v1",
             "openai:qwen@http://me:secret@host/v1",
+            "openai:qwen@http://me:sec/ret@host/v1",
             "qwen:",
             "qwen:base+",
             "qwen:+adapter",
@@ -300,6 +305,7 @@ mod tests {
         "openai:qwen@": "" behind the @ is no URL; it begins with http:// or https://
         "openai:qwen@http:///v1": "http:///v1" behind the @ is no URL; it begins with http:// or https://
         "openai:qwen@http://me:secret@host/v1": the URL holds a user or a password; put the key into OPENAI_API_KEY
+        "openai:qwen@http://me:sec/ret@host/v1": the URL holds a user or a password; put the key into OPENAI_API_KEY
         "qwen:": qwen lacks a folder, a GGUF file or a hub id, as in qwen:models/qwen2.5
         "qwen:base+": qwen lacks an adapter behind the +, as in qwen:models/qwen2.5+adapter
         "qwen:+adapter": qwen lacks a base model before the +, as in qwen:models/qwen2.5+adapter

@@ -4,28 +4,93 @@ use std::time::Duration;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 
-/// A secret, trimmed. Nothing prints it.
+use crate::ChatResponse;
+
+/// A secret, trimmed, and what else of an endpoint is nobody's business. Nothing prints it.
 #[derive(Clone, Default)]
-pub(super) struct ApiKey(String);
+pub(super) struct ApiKey {
+    key: String,
+    /// Every secret as it looks in a text, in a URL and in JSON; the longest first.
+    hidden: Vec<String>,
+}
 
 impl ApiKey {
     pub(super) fn new(key: impl AsRef<str>) -> Self {
-        Self(key.as_ref().trim().to_owned())
+        let key = key.as_ref().trim().to_owned();
+        let mut own = Self::default();
+        own.hide(&key);
+        own.key = key;
+        own
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.key.is_empty()
     }
 
     pub(super) fn reveal(&self) -> &str {
-        &self.0
+        &self.key
     }
 
-    /// The text without the key, which some servers repeat in their refusal.
+    /// This is not to be repeated either.
+    fn hide(&mut self, secret: &str) {
+        const SHORTEST: usize = 4;
+        // What people write where a local server wants just anything would be found in every other word.
+        if secret.len() < SHORTEST {
+            return;
+        }
+        let percent = |upper: bool| -> String {
+            let encoded = |byte: u8| match byte {
+                b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+                byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+                byte if upper => format!("%{byte:02X}"),
+                byte => format!("%{byte:02x}"),
+            };
+            secret.bytes().map(encoded).collect()
+        };
+        self.hidden.extend([
+            secret.to_owned(),
+            percent(true),
+            percent(false),
+            secret.replace('/', "\\/"),
+            // The same once more in quotes, as an excerpt of JSON is shown.
+            secret.replace('/', "\\\\/"),
+        ]);
+        self.hidden
+            .sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        self.hidden.dedup();
+    }
+
+    /// The text without the secrets, which some servers repeat in their refusal.
     pub(super) fn redact(&self, text: &str) -> String {
-        match self.0.as_str() {
-            "" => text.to_owned(),
-            key => text.replace(key, "***"),
+        self.hidden.iter().fold(text.to_owned(), |text, secret| {
+            match text.contains(secret) {
+                true => text.replace(secret, "***"),
+                false => text,
+            }
+        })
+    }
+
+    /// The answer without the secrets: a server that gives back what it was sent gives it back to a store and to files.
+    pub(super) fn redact_answer(&self, response: &mut ChatResponse) {
+        let ChatResponse {
+            answer,
+            reasoning,
+            finish_reason,
+            model,
+            ..
+        } = response;
+        for text in [
+            Some(answer),
+            reasoning.as_mut(),
+            finish_reason.as_mut(),
+            model.as_mut(),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            if self.hidden.iter().any(|secret| text.contains(secret)) {
+                *text = self.redact(text);
+            }
         }
     }
 }
@@ -36,8 +101,20 @@ impl fmt::Debug for ApiKey {
     }
 }
 
+/// A base URL as it was given, with whatever secrets are in it.
+#[derive(Clone)]
+pub(super) struct BaseUrl(pub(super) String);
+
+impl fmt::Debug for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Endpoint::parse(&self.0, ApiKey::default()) {
+            Ok(endpoint) => endpoint.label.fmt(f),
+            Err(_) => f.write_str("not a URL"),
+        }
+    }
+}
+
 /// A base URL taken apart: what is called, what is shown, and what is secret.
-#[derive(Debug)]
 pub(super) struct Endpoint {
     /// Without user, query and slash at the end.
     pub(super) base: String,
@@ -52,8 +129,17 @@ pub(super) struct Endpoint {
     on_this_machine: bool,
 }
 
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("label", &self.label)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Endpoint {
-    pub(super) fn parse(text: &str, key: ApiKey) -> Result<Self, String> {
+    pub(super) fn parse(text: &str, mut key: ApiKey) -> Result<Self, String> {
         // The text may hold a password, so no message repeats it before it is taken apart.
         let mut url = Url::parse(text.trim())
             .map_err(|error| format!("the base URL cannot be read: {error}"))?;
@@ -63,17 +149,41 @@ impl Endpoint {
                 url.scheme()
             ));
         }
-        let user = (!url.username().is_empty())
-            .then(|| (url.username().to_owned(), url.password().map(str::to_owned)));
-        let query = url.query_pairs().into_owned().collect();
+        // A password with a sign of its own can only stand encoded in a URL, and is sent as it is.
+        let user = (!url.username().is_empty()).then(|| {
+            (
+                percent_decoded(url.username()),
+                url.password().map(percent_decoded),
+            )
+        });
+        let query: Vec<(String, String)> = url.query_pairs().into_owned().collect();
         let failed = |()| "the base URL cannot hold a user".to_owned();
         url.set_username("").map_err(failed)?;
         url.set_password(None).map_err(failed)?;
         url.set_query(None);
         url.set_fragment(None);
         let base = url.as_str().trim_end_matches('/').to_owned();
+        let password = user.as_ref().and_then(|(_, password)| password.as_deref());
+        if let Some(password) = password {
+            key.hide(password);
+        }
+        for (name, value) in &query {
+            let name = name.to_ascii_lowercase();
+            let secret = ["key", "token", "sig", "secret", "pass", "auth", "code"];
+            if secret.iter().any(|word| name.contains(word)) {
+                key.hide(value);
+            }
+        }
+        let authorization = authorization(&base, &key, user)?;
+        let basic = authorization.as_ref().and_then(|header| {
+            let header = header.to_str().ok()?;
+            header.strip_prefix("Basic ").map(str::to_owned)
+        });
+        if let Some(basic) = basic {
+            key.hide(&basic);
+        }
         Ok(Self {
-            authorization: authorization(&base, &key, user)?,
+            authorization,
             on_this_machine: match url.host_str().unwrap_or_default() {
                 "localhost" | "[::1]" => true,
                 host => host.starts_with("127."),
@@ -121,6 +231,20 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, others)) = rest.split_first() {
+        let encoded = (*first == b'%')
+            .then(|| std::str::from_utf8(others.get(..2)?).ok())
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(encoded.unwrap_or(*first));
+        rest = &others[if encoded.is_some() { 2 } else { 0 }..];
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn authorization(
@@ -176,6 +300,19 @@ mod tests {
     }
 
     #[test]
+    fn every_secret_is_taken_out_in_every_form_and_nothing_else_is() {
+        let key = ApiKey::new("sk-1+2/3");
+        let endpoint =
+            Endpoint::parse("http://me:hush@h/v1?version=2024&sig=a%2Bbcd", key).unwrap();
+        let said = "sk-1+2/3 sk-1%2B2%2F3 sk-1%2b2%2f3 sk-1+2\\/3 hush a+bcd version=2024 me";
+        assert_eq!(
+            endpoint.key.redact(said),
+            "*** *** *** *** *** *** version=2024 me"
+        );
+        assert_eq!(ApiKey::new("x").redact("text"), "text");
+    }
+
+    #[test]
     fn a_key_is_trimmed_checked_and_never_printed() {
         let endpoint = Endpoint::parse("http://h/v1", ApiKey::new(" sk-1 \n")).unwrap();
         assert_eq!(endpoint.authorization.as_ref().unwrap(), "Bearer sk-1");
@@ -184,6 +321,12 @@ mod tests {
         assert!(
             error.contains("OPENAI_API_KEY") && !error.contains("sk-"),
             "{error}"
+        );
+        let encoded = Endpoint::parse("http://me:h%2Fu%20sh@h/v1", ApiKey::default()).unwrap();
+        // base64 of "me:h/u sh"
+        assert_eq!(
+            encoded.authorization.as_ref().unwrap(),
+            "Basic bWU6aC91IHNo"
         );
         assert!(Endpoint::parse("ftp://h", ApiKey::default()).is_err());
         assert!(

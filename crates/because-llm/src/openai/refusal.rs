@@ -159,7 +159,7 @@ impl Refusal {
             message.push_str(&format!(" (prompt {prompt} tokens, context {context})"));
         }
         if let Some(id) = &self.request_id {
-            message.push_str(&format!(" (request {})", excerpt(id, 80)));
+            message.push_str(&format!(" (request {})", excerpt(&key.redact(id), 80)));
         }
         message
     }

@@ -1,4 +1,5 @@
 use std::error::Error as _;
+use std::fmt;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use super::endpoint::{Endpoint, chain};
 use super::http_date::retry_after;
 use super::rate_limits::rate_limits;
 use super::refusal::Refusal;
+use super::wire::Answer;
 use crate::text::excerpt;
 use crate::{ChatError, RateLimits};
 
@@ -94,13 +96,36 @@ impl tower::Service<HttpRequestFactory> for Bottom {
                 dialect.named(name.to_str().unwrap_or_default());
             }
             if response.status().is_success() {
-                return Ok(response);
+                return Err(OpenAIError::Boxed(hand_up(&response.bytes().await?)));
             }
             Err(OpenAIError::Boxed(Box::new(Refusal {
                 rate_limits: limits,
                 ..read(response).await
             })))
         })
+    }
+}
+
+/// An answer goes up as an error, the one door through which async-openai hands on what it has not looked at. A body that it
+/// cannot read it writes into the log as it is, with whatever the server repeats of what it was sent: the key, for one.
+fn hand_up(body: &[u8]) -> Box<dyn std::error::Error + Send + Sync> {
+    match serde_json::from_slice::<Answer>(body) {
+        Ok(answer) => Box::new(answer),
+        Err(problem) => Box::new(Failure::NotJson {
+            problem: problem.to_string(),
+            body: String::from_utf8_lossy(body).into_owned(),
+        }),
+    }
+}
+
+/// The answer that [`Bottom`] handed up, or else what went wrong instead.
+pub(super) fn answer(error: OpenAIError) -> Result<Answer, OpenAIError> {
+    match error {
+        OpenAIError::Boxed(boxed) => match boxed.downcast::<Answer>() {
+            Ok(answer) => Ok(*answer),
+            Err(other) => Err(OpenAIError::Boxed(other)),
+        },
+        other => Err(other),
     }
 }
 
@@ -150,17 +175,24 @@ pub(super) fn refusal(error: OpenAIError) -> Result<Refusal, Failure> {
     match error {
         OpenAIError::Boxed(boxed) => match boxed.downcast::<Refusal>() {
             Ok(refusal) => Ok(*refusal),
-            Err(other) => Err(Failure::Other(other.to_string())),
+            Err(other) => Err(match other.downcast::<Failure>() {
+                Ok(failure) => *failure,
+                Err(other) => Failure::Other(other.to_string()),
+            }),
         },
         // The URL in it may hold a query that is nobody's business.
         OpenAIError::Reqwest(error) => Err(Failure::Http(error.without_url())),
-        OpenAIError::JSONDeserialize(problem, body) => Err(Failure::NotJson {
-            problem: problem.to_string(),
-            body,
-        }),
         other => Err(Failure::Other(other.to_string())),
     }
 }
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no answer")
+    }
+}
+
+impl std::error::Error for Failure {}
 
 impl Failure {
     /// What a caller can do about it.
@@ -172,7 +204,8 @@ impl Failure {
             Self::Http(error) => error,
             Self::NotJson { problem, body } => {
                 return transient(format!(
-                    "{label}: the answer is not the JSON it should be ({problem}); it begins {:?}",
+                    "{label}: the answer is not the JSON it should be ({}); it begins {:?}",
+                    shown(problem),
                     shown(body)
                 ));
             }

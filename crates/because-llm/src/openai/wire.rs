@@ -1,6 +1,7 @@
 //! What goes over the wire, written by us so that nothing a server adds, leaves out or names anew loses a paid answer.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
@@ -199,6 +200,15 @@ struct CompletionDetails {
     #[serde(deserialize_with = "count")]
     reasoning_tokens: u64,
 }
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an answer")
+    }
+}
+
+// Only so that it can go up as `transport::hand_up` sends it.
+impl std::error::Error for Answer {}
 
 impl Answer {
     pub(super) fn into_response(self) -> Result<ChatResponse, Box<Refusal>> {
