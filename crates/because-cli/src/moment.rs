@@ -192,14 +192,10 @@ mod tests {
 
     #[test]
     fn a_span_is_so_long_ago() {
-        let ago = SystemTime::now()
-            .duration_since(moment("2h").unwrap())
-            .unwrap();
-        assert!((7200..7260).contains(&ago.as_secs()));
-        assert_eq!(
-            moment("900w").unwrap().max(UNIX_EPOCH),
-            moment("900w").unwrap()
-        );
+        let two_hours = moment("2h").unwrap();
+        let ago = SystemTime::now().duration_since(two_hours).unwrap();
+        assert!((7200..7260).contains(&ago.as_secs()), "{ago:?}");
+        // Before the first moment that can be written, there was nothing.
         assert_eq!(moment("30000d").unwrap(), UNIX_EPOCH);
     }
 }

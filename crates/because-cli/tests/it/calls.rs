@@ -5,6 +5,8 @@ use serde_json::Value;
 
 use crate::{because, command, fails, json, small_project, text};
 
+const OFFLINE: &str = "offline-extractive-1";
+
 /// A project whose profiles were asked for.
 fn asked(folder: &Path) -> PathBuf {
     let project = small_project(folder);
@@ -91,7 +93,7 @@ fn the_calls_are_counted_listed_and_written() {
     assert!(calls >= 18, "{stats}");
     assert_eq!(stats["outcomes"]["ok"], calls);
     assert_eq!(stats["responses"], calls);
-    assert_eq!(stats["models"][0]["model"], "offline");
+    assert_eq!(stats["models"][0]["model"], OFFLINE);
     assert_eq!(stats["from_store"], 0);
 
     let audit = json(&["llm", "audit", text(&project), "--limit", "5"]);
@@ -103,7 +105,7 @@ fn the_calls_are_counted_listed_and_written() {
         (&["--model", "another"], false),
         (&["--since", "2h"], true),
         (&["--since", "2100-01-01"], false),
-        (&["--model", "offline", "--outcome", "ok"], true),
+        (&["--model", OFFLINE, "--outcome", "ok"], true),
     ] {
         let audit = json(&[&["llm", "audit", text(&project)], arguments].concat());
         assert_eq!(
@@ -181,7 +183,7 @@ fn answers_stay_until_somebody_says_otherwise() {
         text(&project),
         "--attempts",
         "--model",
-        "offline",
+        OFFLINE,
     ]);
     assert_eq!(did["removed"]["attempts"], calls);
     assert_eq!(did["removed"]["answers"], 0);
