@@ -25,7 +25,7 @@ fn batch(server: &BatchServer, store: &Store) -> OpenAiBatchBuilder {
         .backoff(Duration::from_millis(1))
 }
 
-fn stack(builder: OpenAiBatchBuilder, store: &Store) -> Box<dyn ChatModel> {
+fn stack(builder: OpenAiBatchBuilder, store: &Store) -> because_llm::Stacked {
     ModelStack::new(builder.build().unwrap())
         .store(store.clone())
         .batch(1000)
@@ -80,7 +80,7 @@ async fn many_calls_are_one_file_and_each_gets_its_own_answer() {
     let server = BatchServer::run().await.polls(4);
     let model = stack(batch(&server, &store), &store);
     let requests = questions(50);
-    all_answered(&ask(&*model, &requests).await);
+    all_answered(&ask(&model, &requests).await);
     assert_eq!(server.rows(), [50]);
     let row = &server.last_file()[7];
     assert_eq!(
@@ -93,7 +93,7 @@ async fn many_calls_are_one_file_and_each_gets_its_own_answer() {
         json!({"model": "served", "messages": [{"role": "user", "content": "question 7"}], "stream": false})
     );
 
-    all_answered(&ask(&*model, &requests).await);
+    all_answered(&ask(&model, &requests).await);
     assert_eq!(server.rows(), [50], "asked again, all comes from the store");
     store.flush().unwrap();
     let totals = store.totals().unwrap();
@@ -117,7 +117,7 @@ async fn a_group_is_closed_when_it_is_full_by_rows_or_by_bytes() {
     let store = open(folder.path());
     let server = BatchServer::run().await;
     let model = stack(batch(&server, &store).rows(4), &store);
-    all_answered(&ask(&*model, &questions(10)).await);
+    all_answered(&ask(&model, &questions(10)).await);
     let mut rows = server.rows();
     rows.sort_unstable();
     assert_eq!(rows, [2, 4, 4]);
@@ -128,7 +128,7 @@ async fn a_group_is_closed_when_it_is_full_by_rows_or_by_bytes() {
     let server = BatchServer::run().await;
     // A row has some 220 bytes.
     let model = stack(batch(&server, &store).bytes(700), &store);
-    all_answered(&ask(&*model, &questions(10)).await);
+    all_answered(&ask(&model, &questions(10)).await);
     assert!(
         server.rows().iter().all(|rows| *rows <= 3),
         "{:?}",
@@ -143,7 +143,7 @@ async fn a_deep_queue_goes_through_in_groups_of_what_is_in_flight() {
     let store = open(folder.path());
     let server = BatchServer::run().await;
     let model = stack(batch(&server, &store).rows(1000), &store);
-    let model = &*model;
+    let model = &model;
     let jobs = (0..5000).map(|n| async move {
         let request = ChatRequest::new(vec![Message::user(format!("question {n}"))]);
         model.chat(&request).await
@@ -179,7 +179,7 @@ async fn what_failed_is_sent_again_alone() {
     })
     .await;
     let model = stack(batch(&server, &store), &store);
-    let answers = ask(&*model, &questions(10)).await;
+    let answers = ask(&model, &questions(10)).await;
     for (n, answer) in answers.iter().enumerate() {
         match n {
             5 => assert!(
@@ -213,7 +213,7 @@ async fn an_expired_batch_gives_what_it_has_and_the_rest_goes_again() {
     .await
     .ends([End::Expired]);
     let model = stack(batch(&server, &store), &store);
-    all_answered(&ask(&*model, &questions(9)).await);
+    all_answered(&ask(&model, &questions(9)).await);
     assert_eq!(server.rows(), [9, 3]);
     assert_eq!(server.billed(), (9, 1));
 }
@@ -229,7 +229,7 @@ async fn a_cancelled_batch_stops_the_run_and_is_gone_on_with_by_the_next() {
     .await
     .ends([End::Cancelled]);
     let model = stack(batch(&server, &store), &store);
-    let answers = ask(&*model, &questions(6)).await;
+    let answers = ask(&model, &questions(6)).await;
     all_pending(&answers[..3]);
     assert!(
         answers[0]
@@ -240,7 +240,7 @@ async fn a_cancelled_batch_stops_the_run_and_is_gone_on_with_by_the_next() {
     );
     assert!(answers[3..].iter().all(Result::is_ok));
     assert_eq!(server.rows(), [6]);
-    all_answered(&ask(&*model, &questions(6)).await);
+    all_answered(&ask(&model, &questions(6)).await);
     assert_eq!(server.rows(), [6, 3]);
     assert_eq!(server.billed(), (6, 1));
 }
@@ -252,7 +252,7 @@ async fn a_batch_that_is_not_taken_says_why() {
         let store = open(folder.path());
         let server = BatchServer::run().await.ends([End::Failed(errors)]);
         let model = stack(batch(&server, &store), &store);
-        let answers = ask(&*model, &questions(4)).await;
+        let answers = ask(&model, &questions(4)).await;
         (answers, server)
     };
     // All of it: the run stops.
@@ -308,7 +308,7 @@ async fn a_creation_that_fails_is_tried_again_and_never_done_twice() {
         let store = open(folder.path());
         let server = BatchServer::run().await.fault(Step::Create, fault.clone());
         let model = stack(batch(&server, &store), &store);
-        all_answered(&ask(&*model, &questions(5)).await);
+        all_answered(&ask(&model, &questions(5)).await);
         assert_eq!(server.rows().len(), created, "{fault:?}");
         assert_eq!(server.billed(), (5, 1), "{fault:?}");
     }
@@ -323,7 +323,7 @@ async fn a_creation_that_fails_is_tried_again_and_never_done_twice() {
             .await
             .fault(step, Fault::Refused(status, "oops"));
         let model = stack(batch(&server, &store), &store);
-        all_answered(&ask(&*model, &questions(5)).await);
+        all_answered(&ask(&model, &questions(5)).await);
         assert_eq!(server.billed(), (5, 1), "{step:?}");
     }
     // A server without batches, or a wrong key.
@@ -337,7 +337,7 @@ async fn a_creation_that_fails_is_tried_again_and_never_done_twice() {
             .await
             .fault(Step::Upload, Fault::Refused(status, KEY));
         let model = stack(batch(&server, &store), &store);
-        let error = ask(&*model, &questions(1)).await.remove(0).unwrap_err();
+        let error = ask(&model, &questions(1)).await.remove(0).unwrap_err();
         assert!(
             error.is_fatal() && error.to_string().contains(said),
             "{error:?}"
@@ -352,7 +352,7 @@ async fn begin_and_be_killed(server: &BatchServer, folder: &Path, count: usize) 
     let model: Arc<dyn ChatModel> = Arc::from(stack(batch(server, &store), &store));
     let task = tokio::spawn({
         let model = Arc::clone(&model);
-        async move { ask(&*model, &questions(count)).await }
+        async move { ask(&model, &questions(count)).await }
     });
     tokio::time::timeout(Duration::from_secs(10), server.hung())
         .await
@@ -379,7 +379,7 @@ async fn a_kill_between_any_two_steps_costs_nothing_twice() {
         begin_and_be_killed(&server, folder.path(), 20).await;
         let store = open(folder.path());
         let model = stack(batch(&server, &store), &store);
-        all_answered(&ask(&*model, &questions(20)).await);
+        all_answered(&ask(&model, &questions(20)).await);
         assert_eq!(server.billed(), (20, 1), "{step:?} {fault:?}");
         store.flush().unwrap();
         let totals = store.totals().unwrap();
@@ -413,7 +413,7 @@ async fn kills_while_an_earlier_kill_is_healed_cost_nothing_twice_either() {
             }
             let store = open(folder.path());
             let model = stack(batch(&server, &store), &store);
-            all_answered(&ask(&*model, &questions(7)).await);
+            all_answered(&ask(&model, &questions(7)).await);
             assert_eq!(server.billed(), (7, 1), "{begun:?} {step:?} {fault:?}");
         }
     }
@@ -426,7 +426,7 @@ async fn a_run_told_not_to_wait_is_collected_by_a_later_one() {
     for _ in 0..2 {
         let store = open(folder.path());
         let model = stack(batch(&server, &store).collect_later(), &store);
-        let answers = ask(&*model, &questions(6)).await;
+        let answers = ask(&model, &questions(6)).await;
         all_pending(&answers);
         assert!(
             answers[0]
@@ -439,7 +439,7 @@ async fn a_run_told_not_to_wait_is_collected_by_a_later_one() {
     server.finish();
     let store = open(folder.path());
     let model = stack(batch(&server, &store).collect_later(), &store);
-    all_answered(&ask(&*model, &questions(6)).await);
+    all_answered(&ask(&model, &questions(6)).await);
     assert_eq!((server.rows(), server.billed()), (vec![6], (6, 1)));
     store.flush().unwrap();
     let attempts = store.totals().unwrap().attempts;
@@ -460,12 +460,12 @@ async fn a_stop_sends_those_who_wait_home_and_leaves_the_batch_where_it_is() {
         }
         stop.request();
     };
-    let (answers, ()) = tokio::join!(ask(&*model, &requests), stopping);
+    let (answers, ()) = tokio::join!(ask(&model, &requests), stopping);
     all_pending(&answers);
     drop(model);
     server.finish();
     let model = stack(batch(&server, &store), &store);
-    all_answered(&ask(&*model, &requests).await);
+    all_answered(&ask(&model, &requests).await);
     assert_eq!((server.rows(), server.billed()), (vec![6], (6, 1)));
 }
 
@@ -505,7 +505,7 @@ async fn a_repair_is_a_row_of_the_next_batch_and_so_is_a_question_put_differentl
         .map(|title| ChatRequest::new(vec![Message::user(title)]).schema("rating", schema.clone()))
         .to_vec();
     let model = stack(batch(&server, &store), &store);
-    for answer in ask(&*model, &requests).await {
+    for answer in ask(&model, &requests).await {
         assert_eq!(answer.unwrap().answer, r#"{"stars":4}"#);
     }
     assert_eq!(server.rows(), [2, 2, 1]);

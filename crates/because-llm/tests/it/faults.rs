@@ -29,7 +29,7 @@ fn store() -> (tempfile::TempDir, Store) {
     (folder, store)
 }
 
-fn stack(url: &str, does: Does, store: &Store, retries: u32, repairs: u32) -> Box<dyn ChatModel> {
+fn stack(url: &str, does: Does, store: &Store, retries: u32, repairs: u32) -> because_llm::Stacked {
     ModelStack::new(client(url, does))
         .store(store.clone())
         .backoff(Duration::from_millis(2))
