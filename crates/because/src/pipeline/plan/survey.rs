@@ -110,7 +110,7 @@ impl<'a> Survey<'a> {
             let asked: Vec<NodeIndex> = self.asked(0, self.texts.graph.nodes(side)).collect();
             for index in self.drawn(&mut row, asked) {
                 let question = self.texts.initial_question(index)?;
-                let answered = self.look(&mut row, self.rows.len(), question)?;
+                let answered = self.look(&mut row, self.rows.len(), &question)?;
                 if answered.is_some()
                     && let Some(text) = self.texts.text(0, index)?
                 {
@@ -137,13 +137,13 @@ impl<'a> Survey<'a> {
             second.looked += 1;
             let question = self.texts.aggregate_question(layer, index)?;
             let shared = self
-                .look(&mut first, self.rows.len(), question)?
+                .look(&mut first, self.rows.len(), &question)?
                 .and_then(|answer| because_propagate::parse_shared(&answer).ok());
             if let Some(shared) = &shared {
                 self.shared_lengths.note(self.counter, shared);
             }
             let question = self.texts.update_with(layer, index, shared.as_deref())?;
-            self.look(&mut second, self.rows.len() + 1, question)?;
+            self.look(&mut second, self.rows.len() + 1, &question)?;
         }
         self.rows.push(first);
         self.rows.push(second);
@@ -327,17 +327,17 @@ impl<'a> Survey<'a> {
 
     /// Adds a question that is asked once; gives back its answer, where there is one. One that a run has met before costs
     /// nothing.
-    fn look(&mut self, row: &mut Row, place: usize, question: Question) -> Result<Option<String>> {
+    fn look(&mut self, row: &mut Row, place: usize, question: &Question) -> Result<Option<String>> {
         let all = row.looked == row.asked;
         if all && question.is_exact() {
             let key = question.request.key(self.texts.model);
             if self.met.contains_key(&key) {
                 row.asked -= 1;
                 row.looked -= 1;
-                return self.texts.answer(&question);
+                return self.texts.answer(question);
             }
         }
-        let (answer, counted) = self.count(place, &question)?;
+        let (answer, counted) = self.count(place, question)?;
         row.whole.add(counted);
         if answer.is_none() {
             row.left.add(counted);
