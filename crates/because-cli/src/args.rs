@@ -182,12 +182,6 @@ pub(crate) struct Plan {
     pub(crate) negatives: Negatives,
     #[command(flatten)]
     pub(crate) limits: Limits,
-    /// Requests a minute that the endpoint takes.
-    #[arg(long, value_name = "N")]
-    pub(crate) requests_per_minute: Option<u64>,
-    /// Tokens a minute that it takes.
-    #[arg(long, value_name = "N")]
-    pub(crate) tokens_per_minute: Option<u64>,
     /// Seconds a call takes, where earlier calls do not tell.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) latency: Option<f64>,

@@ -12,8 +12,6 @@ pub(super) fn plan(args: Plan, output: &Output) -> Result<()> {
     args.calls.apply(&mut pipeline);
     let mut options = PlanOptions::default();
     options.sample = args.sample;
-    options.requests_per_minute = args.requests_per_minute;
-    options.tokens_per_minute = args.tokens_per_minute;
     options.latency_secs = args.latency;
     let plan = pipeline.plan(&options)?;
     output.result(&plan, || lines(&plan));

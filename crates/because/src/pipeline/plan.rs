@@ -31,10 +31,6 @@ pub struct PlanOptions {
     pub pairs: Option<Vec<Pairs>>,
     /// Up to how many calls of a kind are looked at one by one; of more, as many are drawn by seed.
     pub sample: usize,
-    /// Requests a minute that the endpoint takes.
-    pub requests_per_minute: Option<u64>,
-    /// Tokens a minute that the endpoint takes.
-    pub tokens_per_minute: Option<u64>,
     /// Seconds that a call takes; what the store has seen, or else a guess, where it is not said.
     pub latency_secs: Option<f64>,
 }
@@ -46,8 +42,6 @@ impl Default for PlanOptions {
             explanations: true,
             pairs: None,
             sample: 5000,
-            requests_per_minute: None,
-            tokens_per_minute: None,
             latency_secs: None,
         }
     }
@@ -295,7 +289,7 @@ impl Pipeline {
             id,
             llm.token_counter(&id.model, self.project.root())?,
             price,
-            (options, llm.concurrency),
+            (options, llm),
         ))
     }
 

@@ -3,6 +3,7 @@ use serde::Serialize;
 
 use super::amounts::{Amounts, Interval};
 use super::{PlanOptions, Row};
+use crate::settings::LlmSettings;
 
 /// A model and what is known of how it counts, what it costs and how fast it is.
 #[derive(Debug, Serialize)]
@@ -30,6 +31,8 @@ pub(super) struct Speaker {
     concurrency: f64,
     #[serde(skip)]
     limits: (Option<u64>, Option<u64>),
+    /// Calls of a batch, in batch mode.
+    batch_rows: Option<usize>,
     #[serde(skip)]
     in_process: bool,
 }
@@ -39,7 +42,7 @@ impl Speaker {
         id: &ModelId,
         tokens: TokenCounter,
         price: Option<Price>,
-        (options, concurrency): (&PlanOptions, usize),
+        (options, llm): (&PlanOptions, &LlmSettings),
     ) -> Self {
         Self {
             model: id.model.clone(),
@@ -53,8 +56,9 @@ impl Speaker {
             cached_share: 0.0,
             seconds_per_call: options.latency_secs,
             price,
-            concurrency: concurrency.max(1) as f64,
-            limits: (options.requests_per_minute, options.tokens_per_minute),
+            concurrency: llm.concurrency.max(1) as f64,
+            limits: (llm.requests_per_minute, llm.tokens_per_minute),
+            batch_rows: llm.batch.then_some(llm.batch_rows.max(1)),
         }
     }
 
@@ -108,8 +112,13 @@ impl Speaker {
         })
     }
 
-    /// As long as the slowest of three takes: the calls at this concurrency, the requests a minute, the tokens a minute.
+    /// Without batches as long as the slowest of three takes: the calls at this concurrency, the requests a minute, the tokens a minute.
     fn hours(&self, calls: Interval, prompts: Interval, answers: Interval) -> Interval {
+        if let Some(rows) = self.batch_rows {
+            // A batch is promised within a day; how much sooner it comes is the server's affair.
+            let batches = calls.each(|calls| (calls / rows as f64).ceil());
+            return batches.times(Interval::new(0.1, 2.0, 24.0));
+        }
         let seconds = match self.seconds_per_call {
             Some(seconds) => Interval::around(seconds, 0.3),
             // Nothing here waits for a network; what it takes shows after some calls.
