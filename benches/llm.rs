@@ -277,6 +277,7 @@ async fn clocked<E: std::fmt::Debug>(
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "what `drive` hands over")]
 fn check(response: ChatResponse) {
     assert!(response.answer.contains("\"stars\":4"));
 }

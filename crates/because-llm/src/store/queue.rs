@@ -179,7 +179,7 @@ mod tests {
                 queue.close();
             });
             let mut jobs = Vec::new();
-            while queue.next(&mut jobs, arrived.len() % 2 == 0) {
+            while queue.next(&mut jobs, arrived.len().is_multiple_of(2)) {
                 arrived.append(&mut jobs);
             }
         });
