@@ -43,11 +43,16 @@ impl<M: ChatModel> ChatModel for Cached<M> {
         Box::pin(async move {
             let model = self.inner.id();
             let key = request.key(&model);
+            if let Some(response) = self.store.at_hand(&key) {
+                return Ok(response);
+            }
+            // Looked up under the claim: until then another process may be paying for it.
+            let _claim = self.store.claim(&key).await;
             if let Some(response) = self.store.get(&key)? {
                 return Ok(response);
             }
             let response = self.inner.chat(request).await?;
-            // Another process may have stored its answer first; everybody goes on with that one.
+            // Another caller may have stored its answer first; everybody goes on with that one.
             self.store.keep(&key, &model, response).await
         })
     }

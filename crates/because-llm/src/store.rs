@@ -1,5 +1,6 @@
 #[cfg(feature = "openai")]
 mod batches;
+mod claims;
 mod codec;
 mod file;
 mod memory;
@@ -33,6 +34,7 @@ pub use prune::{Prune, Pruned};
 pub use rows::{Attempt, KeptAnswer, RowFilter};
 pub use stats::{CallStats, ModelStats, Quantiles, StoreStats};
 
+use claims::{Claim, Claims};
 use codec::{Codec, Packed};
 use file::Lock;
 use memory::Memory;
@@ -89,6 +91,7 @@ struct Shared {
     from_store: Arc<AtomicU64>,
     // Dropped last: it says that somebody alive may own rows that are still `sent`.
     _lock: Option<Lock>,
+    claims: Claims,
 }
 
 /// What a store adds up to: what the run cost, whatever became of it.
@@ -169,6 +172,7 @@ impl Store {
                 writer: Writer::start(path.clone(), connection, run)?,
                 from_store,
                 path,
+                claims: Claims::new(lock.as_ref().map(|lock| Arc::clone(&lock.file))),
                 _lock: lock,
             }),
         })
@@ -226,6 +230,18 @@ impl Store {
             return Ok(response);
         }
         Ok(self.look_up(key)?.unwrap_or(response))
+    }
+
+    /// An answer that is in memory.
+    pub(crate) fn at_hand(&self, key: &RequestKey) -> Option<ChatResponse> {
+        let response = self.shared.memory.get(key)?;
+        self.shared.from_store.fetch_add(1, Ordering::Relaxed);
+        Some(response)
+    }
+
+    /// Waits until no other process asks this; whoever holds the claim looks again before they ask.
+    pub(crate) async fn claim(&self, key: &RequestKey) -> Claim {
+        self.shared.claims.claim(key).await
     }
 
     /// Whether it was kept: false where there was an answer already.

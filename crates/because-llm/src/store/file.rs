@@ -1,5 +1,6 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::{ChatError, Result};
 /// would let go of SQLite's locks.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    pub(super) file: Arc<File>,
 }
 
 /// What the writing connection holds in memory at most, in KiB: the pages that rows go to are all over the index of keys.
@@ -40,7 +41,9 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Option<Lock>)> {
         // A system without file locks says so here; then nobody is ever alone and rows stay `sent`, which is true too.
         let _ = lock.unlock();
     }
-    let lock = lock.lock_shared().is_ok().then_some(Lock { _file: lock });
+    let lock = lock.lock_shared().is_ok().then_some(Lock {
+        file: Arc::new(lock),
+    });
     Ok((connection, lock))
 }
 
@@ -70,7 +73,12 @@ pub(super) fn open_alone(path: &Path) -> Result<(Connection, Lock)> {
     } else if under_way(&connection).map_err(failed)? {
         return refuse("holds calls that are under way; wait until their run has ended");
     }
-    Ok((connection, Lock { _file: lock }))
+    Ok((
+        connection,
+        Lock {
+            file: Arc::new(lock),
+        },
+    ))
 }
 
 /// A connection with the settings that every one of ours has.

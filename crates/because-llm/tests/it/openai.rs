@@ -604,7 +604,6 @@ async fn what_passes_is_asked_again_and_every_call_has_its_row() {
         "cached_tokens": 20,
         "reasoning_tokens": 0
       },
-      "cost_nano": null,
       "models": {
         "served": {
           "attempts": 9,
@@ -613,8 +612,7 @@ async fn what_passes_is_asked_again_and_every_call_has_its_row() {
             "completion_tokens": 25,
             "cached_tokens": 20,
             "reasoning_tokens": 0
-          },
-          "cost_nano": null
+          }
         }
       }
     }
