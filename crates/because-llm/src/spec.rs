@@ -63,7 +63,9 @@ pub enum ModelSpecError {
     #[error("{0:?} behind the @ is no URL; it begins with http:// or https://")]
     Url(String),
     /// A secret in the URL would end in artefacts and logs.
-    #[error("the URL holds a user or a password; put the key into OPENAI_API_KEY")]
+    #[error(
+        "the URL holds a user, a password or a key; put it into OPENAI_API_KEY, or the whole URL into OPENAI_BASE_URL"
+    )]
     Secret,
 }
 
@@ -167,7 +169,7 @@ fn openai(rest: &str) -> Result<ModelSpec, ModelSpecError> {
         let no_port = authority
             .rsplit_once(':')
             .is_some_and(|(_, port)| !port.ends_with(']') && port.parse::<u16>().is_err());
-        if authority.contains('@') || (no_port && url.contains('@')) {
+        if authority.contains('@') || (no_port && url.contains('@')) || has_secret(url) {
             return Err(ModelSpecError::Secret);
         }
     } else if let Some((_, tail)) = rest.split_once('@')
@@ -180,6 +182,28 @@ fn openai(rest: &str) -> Result<ModelSpec, ModelSpecError> {
     Ok(ModelSpec::OpenAi {
         model: model.to_owned(),
         url: url.map(str::to_owned),
+    })
+}
+
+/// Whether a parameter of the URL is named as secrets are: a spec is written into artefacts, as it is.
+fn has_secret(url: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "key",
+        "token",
+        "sig",
+        "signature",
+        "secret",
+        "password",
+        "code",
+        "auth",
+        "credential",
+    ];
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    query.split(['&', '#']).any(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        let name = name.to_ascii_lowercase();
+        name.split(['-', '_', '.', '%'])
+            .any(|word| NAMES.contains(&word) || word == "apikey")
     })
 }
 
@@ -284,6 +308,7 @@ mod tests {
             "openai:qwen@http:///v1",
             "openai:qwen@http://me:secret@host/v1",
             "openai:qwen@http://me:sec/ret@host/v1",
+            "openai:qwen@https://host/v1?v=2&api-key=hush",
             "qwen:",
             "qwen:base+",
             "qwen:+adapter",
@@ -304,8 +329,9 @@ mod tests {
         "openai:qwen@127.0.0.1:8080/v1": "127.0.0.1:8080/v1" behind the @ is no URL; it begins with http:// or https://
         "openai:qwen@": "" behind the @ is no URL; it begins with http:// or https://
         "openai:qwen@http:///v1": "http:///v1" behind the @ is no URL; it begins with http:// or https://
-        "openai:qwen@http://me:secret@host/v1": the URL holds a user or a password; put the key into OPENAI_API_KEY
-        "openai:qwen@http://me:sec/ret@host/v1": the URL holds a user or a password; put the key into OPENAI_API_KEY
+        "openai:qwen@http://me:secret@host/v1": the URL holds a user, a password or a key; put it into OPENAI_API_KEY, or the whole URL into OPENAI_BASE_URL
+        "openai:qwen@http://me:sec/ret@host/v1": the URL holds a user, a password or a key; put it into OPENAI_API_KEY, or the whole URL into OPENAI_BASE_URL
+        "openai:qwen@https://host/v1?v=2&api-key=hush": the URL holds a user, a password or a key; put it into OPENAI_API_KEY, or the whole URL into OPENAI_BASE_URL
         "qwen:": qwen lacks a folder, a GGUF file or a hub id, as in qwen:models/qwen2.5
         "qwen:base+": qwen lacks an adapter behind the +, as in qwen:models/qwen2.5+adapter
         "qwen:+adapter": qwen lacks a base model before the +, as in qwen:models/qwen2.5+adapter

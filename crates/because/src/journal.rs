@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use because_core::{Project, Result, file_digest, jsonl};
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,9 @@ impl Journal {
         };
         let before = self.stages.insert(stage.to_owned(), entry);
         self.save()?;
+        if let Some(root) = self.path.parent().and_then(Path::parent) {
+            remove_old_drafts(root);
+        }
         Ok(before.is_some_and(|before| before.fingerprint == fingerprint))
     }
 
@@ -102,6 +106,45 @@ impl Journal {
             serde_json::to_writer_pretty(&mut *out, &self.stages)?;
             out.write_all(b"\n")
         })
+    }
+}
+
+/// Files are written beside their place and moved there. What a killed run left of that is taken away once it is too old to be
+/// somebody's work; whatever cannot be looked at stays.
+fn remove_old_drafts(root: &Path) {
+    const AN_HOUR: Duration = Duration::from_secs(3600);
+    let entries = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let top = entries(root);
+    let below = top
+        .iter()
+        .filter(|path| path.is_dir() && !path.is_symlink());
+    let below: Vec<_> = below.flat_map(|folder| entries(folder)).collect();
+    for path in top.iter().chain(&below) {
+        let named = |name: &str| name.starts_with(".because-");
+        let is_draft = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(named);
+        let age = || {
+            std::fs::symlink_metadata(path)
+                .ok()?
+                .modified()
+                .ok()?
+                .elapsed()
+                .ok()
+        };
+        if is_draft && age().is_some_and(|age| age > AN_HOUR) {
+            let removed = match path.is_dir() && !path.is_symlink() {
+                true => std::fs::remove_dir_all(path),
+                false => std::fs::remove_file(path),
+            };
+            if let Err(error) = removed {
+                tracing::debug!(path = %path.display(), %error, "an old draft stays");
+            }
+        }
     }
 }
 
@@ -151,5 +194,33 @@ mod tests {
         write(&output, "b")?;
         assert!(!journal.is_done(&project, "stage", &first)?);
         Ok(())
+    }
+
+    #[test]
+    fn only_old_drafts_are_taken_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let project = Project::new(folder.path());
+        std::fs::create_dir_all(project.path("adapter/.because-old")).unwrap();
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+        let names = [
+            "adapter/.because-old/draft",
+            ".because-old",
+            ".because-new",
+            "items.jsonl",
+        ];
+        for name in names {
+            std::fs::write(project.path(name), "1").unwrap();
+        }
+        for name in ["adapter/.because-old", ".because-old", "items.jsonl"] {
+            let file = std::fs::File::open(project.path(name)).unwrap();
+            file.set_modified(long_ago).unwrap();
+        }
+        Journal::open(&project)
+            .unwrap()
+            .begin("stage", "1")
+            .unwrap();
+        let left = names.map(|name| project.path(name).exists());
+        assert_eq!(left, [false, false, true, true]);
+        assert!(project.path(".because/stages.json").exists());
     }
 }

@@ -32,10 +32,13 @@ fn artefacts(project: &Path) -> BTreeMap<String, Vec<u8>> {
                 .to_str()
                 .unwrap()
                 .to_owned();
-            if name.starts_with(".because")
-                || name.starts_with("llm.sqlite")
-                || name.ends_with(".log.jsonl")
-            {
+            // What a kill left of a file under way is no artefact, and is taken away when it is old.
+            let is_draft = path
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with(".because");
+            if is_draft || name.starts_with("llm.sqlite") || name.ends_with(".log.jsonl") {
                 continue;
             }
             if path.is_dir() {
