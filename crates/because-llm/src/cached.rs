@@ -48,7 +48,7 @@ impl<M: ChatModel> ChatModel for Cached<M> {
             }
             // Looked up under the claim: until then another process may be paying for it.
             let _claim = self.store.claim(&key).await;
-            if let Some(response) = self.store.get(&key)? {
+            if let Some(response) = self.store.answer(&key)? {
                 return Ok(response);
             }
             let response = self.inner.chat(request).await?;
