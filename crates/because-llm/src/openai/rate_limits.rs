@@ -9,12 +9,13 @@ use crate::RateLimits;
 const FARTHEST: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// What the headers of an answer say: `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI, Azure, Groq and
-/// most gateways write them, or `anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}`.
+/// most gateways write them.
 pub(super) fn rate_limits(headers: &HeaderMap, now: SystemTime) -> Option<RateLimits> {
     let mut limits = RateLimits::default();
     let mut any = false;
     for (name, value) in headers {
-        let Some((field, kind)) = name_of(name.as_str()) else {
+        let rest = name.as_str().strip_prefix("x-ratelimit-");
+        let Some((field, kind)) = rest.and_then(|rest| rest.split_once('-')) else {
             continue;
         };
         let Ok(value) = value.to_str() else {
@@ -35,15 +36,6 @@ pub(super) fn rate_limits(headers: &HeaderMap, now: SystemTime) -> Option<RateLi
         any = true;
     }
     any.then_some(limits)
-}
-
-/// The field and the kind in a header's name.
-fn name_of(name: &str) -> Option<(&str, &str)> {
-    if let Some(rest) = name.strip_prefix("x-ratelimit-") {
-        return rest.split_once('-');
-    }
-    let (kind, field) = name.strip_prefix("anthropic-ratelimit-")?.split_once('-')?;
-    Some((field, kind))
 }
 
 /// `6m0s`, `1s`, `20ms`, `1h2m3.5s`, plain seconds, or a moment in RFC 3339 or as HTTP dates are written.
@@ -109,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_of_writing_them_are_read() {
+    fn requests_and_tokens_are_read_and_what_is_no_number_is_not() {
         let requests = Some(Allowance {
             limit: Some(500),
             remaining: Some(499),
@@ -130,18 +122,6 @@ mod tests {
                 ("x-ratelimit-remaining-tokens", "0"),
                 ("x-ratelimit-reset-tokens", "7s"),
                 ("content-type", "application/json"),
-            ]),
-            expected
-        );
-        assert_eq!(
-            read(&[
-                ("anthropic-ratelimit-requests-limit", "500"),
-                ("anthropic-ratelimit-requests-remaining", "499"),
-                ("anthropic-ratelimit-requests-reset", "0.12"),
-                ("anthropic-ratelimit-tokens-limit", "30000"),
-                ("anthropic-ratelimit-tokens-remaining", "0"),
-                ("anthropic-ratelimit-tokens-reset", "1994-11-06T08:49:37Z"),
-                ("anthropic-ratelimit-input-tokens-remaining", "9"),
             ]),
             expected
         );
