@@ -29,7 +29,7 @@ pub(super) struct Call {
 const DECREASE: f64 = 0.9;
 const OVERLOADED_SHARE: f64 = 0.1;
 const SOUND_SHARE: f64 = 0.04;
-/// The least calls of a window, and how many it may have for a single overload to count.
+/// The least calls of a window.
 const SMALL_WINDOW: usize = 16;
 /// Windows just below the last known ceiling before it is tried again.
 const HOLD: u32 = 8;
@@ -225,10 +225,8 @@ impl Controller {
 
     /// Refusals come back at once, and whoever waits runs into the next: no need to see the whole window.
     fn is_stormed(&self) -> bool {
-        let enough = match self.window_size() {
-            size if size <= SMALL_WINDOW => 1,
-            size => (size / 50).max(2),
-        };
+        // A refusal now and then comes from a server that refuses now and then, whatever the limit.
+        let enough = (self.window_size() / 32).max(2);
         self.window.overloaded >= enough
             && self.window.overloaded as f64 >= OVERLOADED_SHARE * self.window.ended as f64
     }
@@ -237,6 +235,7 @@ impl Controller {
         let window = &self.window;
         let bad = window.overloaded + window.failed;
         let share = bad as f64 / window.ended as f64;
+        let refused = window.overloaded as f64 / window.ended as f64;
         let used = window.waited * 2 >= window.ended;
         if bad >= 2 && share >= OVERLOADED_SHARE {
             return self.decrease();
@@ -259,7 +258,7 @@ impl Controller {
             // Too few calls are there to compare anything.
             return self.resume();
         }
-        if share < SOUND_SHARE && used {
+        if refused < SOUND_SHARE && share < OVERLOADED_SHARE && used {
             self.grow();
         } else {
             self.set(self.limit);
