@@ -17,9 +17,44 @@ pub(crate) fn stable_hash(purpose: &str, seed: u64, fields: &[&[u8]]) -> u64 {
     u64::from_le_bytes(head)
 }
 
+/// 64 bits that stand for an id in [`mix`]: worked out once for each node, so that a lot for each edge costs no hash of texts.
+pub(crate) fn id_key(id: &str) -> u64 {
+    stable_hash("because id", 0, &[id.as_bytes()])
+}
+
+/// A lot drawn from a seed and some keys: the same for the same ones in the same order, in every version and on every machine.
+pub(crate) fn mix(seed: u64, keys: &[u64]) -> u64 {
+    // The finalizer of SplitMix64 (Steele, Lea and Flood 2014, constants of Stafford's variant 13).
+    let scatter = |mut bits: u64| {
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    };
+    let step = |bits: u64, key: &u64| scatter(bits.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ key);
+    scatter(keys.iter().fold(seed, step))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lot_depends_on_every_key_and_on_their_order() {
+        let drawn = [
+            mix(1, &[2, 3]),
+            mix(1, &[3, 2]),
+            mix(2, &[2, 3]),
+            mix(1, &[2]),
+            mix(1, &[2, 3, 0]),
+        ];
+        let distinct: std::collections::BTreeSet<_> = drawn.iter().collect();
+        assert_eq!(distinct.len(), drawn.len());
+        // Neighbouring keys share no more bits than strangers do.
+        let apart = (0..1000_u64)
+            .map(|key| (mix(7, &[key]) ^ mix(7, &[key + 1])).count_ones())
+            .sum::<u32>();
+        assert!((31_000..33_000).contains(&apart), "{apart}");
+    }
 
     #[test]
     fn fields_do_not_run_into_one_another() {

@@ -41,6 +41,7 @@ mod sample;
 mod scorer;
 mod split;
 mod stats;
+mod table;
 
 pub use check::{CheckReport, Finding, Severity, check};
 pub use error::{Error, Result};
