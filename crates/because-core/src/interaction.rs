@@ -22,19 +22,26 @@ pub enum Split {
     /// For the figures in the report.
     #[serde(alias = "tst")]
     Test,
+    /// Taken away to make a node cold: nothing learns from it and nothing is measured on it. It is kept because what a user
+    /// is known to have chosen is no negative.
+    Hidden,
 }
 
 impl Split {
-    /// All three, in order.
-    pub const ALL: [Self; 3] = [Self::Train, Self::Valid, Self::Test];
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::Train, Self::Valid, Self::Test, Self::Hidden];
 
-    /// `"train"`, `"valid"` or `"test"`, as in the files.
+    /// Those that explanations are made for.
+    pub const USED: [Self; 3] = [Self::Train, Self::Valid, Self::Test];
+
+    /// `"train"`, `"valid"`, `"test"` or `"hidden"`, as in the files.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Train => "train",
             Self::Valid => "valid",
             Self::Test => "test",
+            Self::Hidden => "hidden",
         }
     }
 }
@@ -53,7 +60,10 @@ impl FromStr for Split {
             "train" | "trn" => Ok(Self::Train),
             "valid" | "val" | "validation" | "dev" => Ok(Self::Valid),
             "test" | "tst" => Ok(Self::Test),
-            other => Err(format!("split {other:?} is not train, valid or test")),
+            "hidden" => Ok(Self::Hidden),
+            other => Err(format!(
+                "split {other:?} is not train, valid, test or hidden"
+            )),
         }
     }
 }

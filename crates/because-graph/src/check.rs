@@ -265,7 +265,7 @@ fn check_splits(report: &mut CheckReport, interactions: &[Interaction]) {
         "an interaction without a split counts as train",
         without.map(|interaction| shown(pair(interaction))),
     );
-    let empty = Split::ALL
+    let empty = Split::USED
         .iter()
         .filter(|&&split| !interactions.iter().any(|i| split_of(i) == split));
     report.add(

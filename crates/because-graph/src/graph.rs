@@ -35,7 +35,7 @@ pub struct BipartiteGraph {
     graph: UnGraph<Node, Edge, u32>,
     users: usize,
     interactions: Vec<Interaction>,
-    adjacency: [Adjacency; 3],
+    adjacency: [Adjacency; 4],
 }
 
 /// What an edge of [`BipartiteGraph::as_petgraph`] carries.
@@ -245,7 +245,7 @@ impl BipartiteGraph {
 
     fn add_edges(&mut self) {
         let known = "every end of an interaction was made a node";
-        let mut ends = [Vec::new(), Vec::new(), Vec::new()];
+        let mut ends = Split::ALL.map(|_| Vec::new());
         for (index, interaction) in (0..).zip(&self.interactions) {
             let user = self.user(interaction.user.as_str()).expect(known);
             let item = self.item(interaction.item.as_str()).expect(known);

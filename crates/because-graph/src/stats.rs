@@ -76,13 +76,16 @@ pub struct SplitCounts {
     pub valid: usize,
     /// In [`Split::Test`].
     pub test: usize,
+    /// In [`Split::Hidden`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub hidden: usize,
 }
 
 impl SplitCounts {
-    /// All three together.
+    /// All of them together.
     #[must_use]
     pub fn total(&self) -> usize {
-        self.train + self.valid + self.test
+        self.train + self.valid + self.test + self.hidden
     }
 
     /// The count of one split.
@@ -92,6 +95,7 @@ impl SplitCounts {
             Split::Train => self.train,
             Split::Valid => self.valid,
             Split::Test => self.test,
+            Split::Hidden => self.hidden,
         }
     }
 
@@ -100,8 +104,17 @@ impl SplitCounts {
             Split::Train => self.train += 1,
             Split::Valid => self.valid += 1,
             Split::Test => self.test += 1,
+            Split::Hidden => self.hidden += 1,
         }
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// How unevenly the edges of one side are spread.
@@ -164,7 +177,8 @@ mod tests {
             SplitCounts {
                 train: 4,
                 valid: 0,
-                test: 1
+                test: 1,
+                hidden: 0
             }
         );
         assert!((stats.density - 5.0 / 12.0).abs() < 1e-15);

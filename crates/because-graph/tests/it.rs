@@ -102,7 +102,7 @@ fn a_spiteful_jsonl_file_loses_nothing_but_its_bad_rows() {
         (7, "unreadable JSON: "),
         (8, "rating \"inf\" is not a finite number"),
         (9, "unreadable JSON: number out of range"),
-        (10, "split \"holdout\" is not train, valid or test"),
+        (10, "split \"holdout\" is not train, valid, test or hidden"),
         (11, "duplicate of "),
         (12, "not a JSON object"),
         (13, "user {} is not an id"),

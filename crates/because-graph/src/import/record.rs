@@ -339,10 +339,10 @@ impl<'a> Picked<'a> {
             Some(Ok(split)) => Ok(Some(split)),
             _ => Err(Fault::value(
                 column,
-                "split is not train, valid or test",
+                "split is not train, valid, test or hidden",
                 "split",
                 value,
-                "is not train, valid or test",
+                "is not train, valid, test or hidden",
             )),
         }
     }
@@ -522,12 +522,12 @@ mod tests {
             (
                 json!({"user": 1, "item": 1, "split": "holdout"}),
                 "split",
-                "split \"holdout\" is not train, valid or test",
+                "split \"holdout\" is not train, valid, test or hidden",
             ),
             (
                 json!({"user": 1, "item": 1, "split": 3}),
                 "split",
-                "split 3 is not train, valid or test",
+                "split 3 is not train, valid, test or hidden",
             ),
             (
                 json!({"user": 1, "item": 1, "date": "soon"}),

@@ -194,7 +194,7 @@ impl Pipeline {
             let references = self.test_references()?;
             let mut outputs = Vec::new();
             let mut counts = serde_json::Map::new();
-            for split in Split::ALL {
+            for split in Split::USED {
                 let of_split =
                     |user: &UserId, item: &ItemId| split_of(&graph, user, item) == Some(split);
                 let mut examples: Vec<SftExample> =
