@@ -27,8 +27,12 @@ pub(super) struct Call {
 
 /// The shares of a window, in the units they are compared in.
 const DECREASE: f64 = 0.9;
-const OVERLOADED_SHARE: f64 = 0.1;
-const SOUND_SHARE: f64 = 0.04;
+/// What a server refuses, and what fails on the way, before anything is known of either.
+const ASSUMED: f64 = 0.02;
+/// More than this is never taken for the server's habit.
+const TOLERATED: f64 = 0.25;
+/// A habit is learnt over about so many calls.
+const MEMORY: f64 = 200.0;
 /// The least calls of a window.
 const SMALL_WINDOW: usize = 16;
 /// Windows just below the last known ceiling before it is tried again.
@@ -52,7 +56,9 @@ const PATIENCE: usize = 8;
 /// A window is so many calls that both begin and end under one limit, so that what is judged in it was caused by it, and
 /// the many failures of one bad moment count once. What a window says:
 ///
-/// - *Too many were refused or failed*: the limit falls by a tenth, and the limit that was too high becomes the ceiling.
+/// - *More were refused or failed than this server always refuses and fails*: the limit falls by a tenth, and the limit that
+///   was too high becomes the ceiling. What a server does whatever the load is learnt under lowered limits, and what counts
+///   as more than that is a matter of standard deviations.
 /// - *All is well and calls were waiting*: it grows. At first it doubles; below a ceiling it halves the way to it; just
 ///   below it it stays for some windows, then goes one above, two, four, in case the ceiling has moved.
 /// - *Latency has grown*: the server may be queueing, or the questions have become longer. Only a comparison tells: under a
@@ -72,6 +78,11 @@ pub(super) struct Controller {
     baseline: Option<f64>,
     window: Window,
     unchecked: u32,
+    /// The shares of calls that this server refuses and fails under any load.
+    refuses: f64,
+    fails: f64,
+    /// The share that was refused or failed when the limit last fell for it.
+    alarm: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -93,9 +104,18 @@ struct Check {
     confirmed: bool,
 }
 
+/// Whether so many of these calls are more than chance makes of this share, by as many standard deviations; one or two are
+/// never.
+fn is_above(share: f64, count: usize, calls: usize, sure: f64) -> bool {
+    let expected = share * calls as f64;
+    let deviation = (expected * (1.0 - share)).sqrt();
+    count >= 2 && count as f64 > expected + sure * deviation + 0.5
+}
+
 #[derive(Debug, Default)]
 struct Window {
     number: u64,
+    began: usize,
     ended: usize,
     waited: usize,
     overloaded: usize,
@@ -103,6 +123,16 @@ struct Window {
     /// The most under way when a call of it began.
     used: usize,
     latency: Latency,
+}
+
+impl Window {
+    fn bad(&self) -> usize {
+        self.overloaded + self.failed
+    }
+
+    fn bad_share(&self) -> f64 {
+        self.bad() as f64 / self.began.max(1) as f64
+    }
 }
 
 /// The mean of what was measured, and how sure it is.
@@ -148,6 +178,9 @@ impl Controller {
             baseline: None,
             window: Window::default(),
             unchecked: 0,
+            refuses: ASSUMED,
+            fails: ASSUMED,
+            alarm: 1.0,
         }
     }
 
@@ -182,6 +215,7 @@ impl Controller {
     /// Begins a call; the caller has made sure that there is room. `waited` says that there was none when it came.
     pub(super) fn on_start(&mut self, waited: bool) -> Call {
         self.in_flight += 1;
+        self.window.began += 1;
         self.window.used = self.window.used.max(self.in_flight);
         Call {
             window: self.window.number,
@@ -225,21 +259,54 @@ impl Controller {
 
     /// Refusals come back at once, and whoever waits runs into the next: no need to see the whole window.
     fn is_stormed(&self) -> bool {
-        // A refusal now and then comes from a server that refuses now and then, whatever the limit.
-        let enough = (self.window_size() / 32).max(2);
-        self.window.overloaded >= enough
-            && self.window.overloaded as f64 >= OVERLOADED_SHARE * self.window.ended as f64
+        // What is refused ends long before what is answered, so it is counted among all that began.
+        let Window {
+            overloaded, began, ..
+        } = self.window;
+        let sure = if self.is_probing() { 3.0 } else { 4.0 };
+        is_above(self.refuses, overloaded, began, sure) && !(began >= 50 && self.is_habit())
+    }
+
+    /// Right above what the server bore, a refusal is more likely to be due to that.
+    fn is_probing(&self) -> bool {
+        matches!(self.growth, Growth::Probing { .. })
+    }
+
+    /// What a lower limit did not cure is not the load's doing: some servers refuse and fail now and then, whatever is asked
+    /// of them.
+    fn is_habit(&self) -> bool {
+        let share = self.window.bad_share();
+        let lowered = matches!(self.growth, Growth::Below { .. });
+        lowered && share < TOLERATED && share > 0.5 * self.alarm
+    }
+
+    fn learn_habit(&mut self) {
+        let Window {
+            overloaded,
+            failed,
+            began,
+            ..
+        } = self.window;
+        let began = began as f64;
+        let weight = began / (began + MEMORY);
+        for (habit, count) in [(&mut self.refuses, overloaded), (&mut self.fails, failed)] {
+            *habit += weight * ((count as f64 / began).min(TOLERATED) - *habit);
+        }
     }
 
     fn judge(&mut self) {
         let window = &self.window;
-        let bad = window.overloaded + window.failed;
-        let share = bad as f64 / window.ended as f64;
-        let refused = window.overloaded as f64 / window.ended as f64;
         let used = window.waited * 2 >= window.ended;
-        if bad >= 2 && share >= OVERLOADED_SHARE {
+        let habit = self.refuses + self.fails;
+        let above = |sure| is_above(habit, window.bad(), window.began, sure);
+        let sound = !above(1.0);
+        if above(if self.is_probing() { 2.0 } else { 3.0 }) && !self.is_habit() {
             return self.decrease();
         }
+        if matches!(self.growth, Growth::Below { .. }) {
+            self.learn_habit();
+        }
+        let window = &self.window;
         let latency = window.latency;
         let measured = latency.count * 4 >= window.ended;
         if measured && self.is_undecided(latency) {
@@ -258,7 +325,7 @@ impl Controller {
             // Too few calls are there to compare anything.
             return self.resume();
         }
-        if refused < SOUND_SHARE && share < OVERLOADED_SHARE && used {
+        if sound && used {
             self.grow();
         } else {
             self.set(self.limit);
@@ -266,6 +333,7 @@ impl Controller {
     }
 
     fn decrease(&mut self) {
+        self.alarm = self.window.bad_share();
         let too_high = self.window.used.min(self.limit).max(1);
         let lower = ((too_high as f64 * DECREASE) as usize).min(too_high - 1);
         // What only fails may fail for any reason; nothing is remembered of it.

@@ -24,6 +24,7 @@ struct Server {
     work: f64,
     spread: f64,
     fault_share: f64,
+    refused_share: f64,
     /// When each of its places comes free.
     places: BinaryHeap<Reverse<u64>>,
     serving: usize,
@@ -46,6 +47,7 @@ impl Server {
             work: 1.0,
             spread: 0.3,
             fault_share: 0.0,
+            refused_share: 0.0,
             places: BinaryHeap::new(),
             serving: 0,
             random: 7,
@@ -64,6 +66,9 @@ impl Server {
         let micros = |seconds: f64| (seconds * 1e6) as u64;
         if self.draw() < self.fault_share {
             return (now + micros(0.02), Outcome::Failed);
+        }
+        if self.refused_share > 0.0 && self.draw() < self.refused_share {
+            return (now + micros(0.005), Outcome::Overloaded);
         }
         let work = self.work * (1.0 + self.spread * (2.0 * self.draw() - 1.0));
         match self.kind {
@@ -276,4 +281,37 @@ fn questions_that_become_longer_are_not_taken_for_congestion() {
             assert!((80.0..115.0).contains(&mean), "{kind:?} {work}: {mean}");
         }
     }
+}
+
+#[test]
+fn a_server_that_fails_and_refuses_at_random_is_used_all_the_same() {
+    let mut failures = Vec::new();
+    for kind in KINDS {
+        for limit in [3, 10, 50, 400] {
+            for (fault_share, refused_share) in
+                [(0.03, 0.02), (0.0, 0.05), (0.1, 0.0), (0.05, 0.05)]
+            {
+                for random in [7, 8, 9] {
+                    let mut run = Run::new(Server {
+                        fault_share,
+                        refused_share,
+                        random,
+                        ..Server::new(kind, limit)
+                    });
+                    run.seconds(240.0);
+                    let answered = run.answered;
+                    let mean = run.seconds(600.0);
+                    let rate = (run.answered - answered) as f64 / 600.0 / limit as f64;
+                    // One less of three is a third less.
+                    let least = if limit == 3 { 0.5 } else { 0.75 };
+                    if !(least..1.25).contains(&(mean / limit as f64)) || rate < least {
+                        failures.push(format!(
+                            "{kind:?} {limit}, {fault_share} fail, {refused_share} refused: {mean:.1}, {rate:.2} of what it can"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
 }
