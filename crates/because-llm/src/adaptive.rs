@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Result, departure,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result,
+    departure,
 };
 
 use controller::{Controller, Outcome};
@@ -180,11 +181,19 @@ impl<M: ChatModel> Adaptive<M> {
 
 impl<M: ChatModel> ChatModel for Adaptive<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+        self.chat_keyed(request, None)
+    }
+
+    fn chat_keyed<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+        known: Option<RequestKey>,
+    ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
             departure::held();
             let place = self.gate.enter().await;
             departure::departs();
-            let result = self.inner.chat(request).await;
+            let result = self.inner.chat_keyed(request, known).await;
             let (outcome, pause) = self.read(&result);
             place.leave(outcome, pause);
             result

@@ -4,8 +4,8 @@ use std::time::Instant;
 use crate::store::{AttemptId, Settled};
 use crate::text::excerpt;
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Price, PriceTable, Result,
-    Store, Usage,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Price, PriceTable,
+    RequestKey, Result, Store, Usage,
 };
 
 /// Writes one row of the [`Store`]'s `attempts` for every call to the model inside: before it goes out, and when it ends.
@@ -56,17 +56,27 @@ impl<M: ChatModel> Audited<M> {
 
 impl<M: ChatModel> ChatModel for Audited<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+        self.chat_keyed(request, None)
+    }
+
+    fn chat_keyed<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+        known: Option<RequestKey>,
+    ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
             let model = self.inner.id();
-            let id = self.store.begin(&request.key(&model), &model).await?;
+            let key = known.unwrap_or_else(|| request.key(&model));
+            let id = self.store.begin(&key, &model)?;
             let row = UnderWay {
                 store: &self.store,
                 price: self.prices.get(&model.model),
                 id,
+                model,
                 since: Instant::now(),
                 settled: false,
             };
-            let result = self.inner.chat(request).await;
+            let result = self.inner.chat_keyed(request, known).await;
             row.settle(&result);
             result
         })
@@ -82,6 +92,7 @@ struct UnderWay<'a> {
     store: &'a Store,
     price: Option<&'a Price>,
     id: AttemptId,
+    model: ModelId,
     since: Instant,
     settled: bool,
 }
@@ -109,9 +120,10 @@ impl UnderWay<'_> {
         });
     }
 
-    fn write(&self, settled: Settled) {
+    fn write(&mut self, settled: Settled) {
         self.store.settle(
             self.id,
+            std::mem::take(&mut self.model),
             Settled {
                 cost_nano: self.price.map(|price| price.cost(&settled.usage)),
                 latency_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{RateLimits, Result};
+use crate::{RateLimits, RequestKey, Result};
 
 /// A boxed future that may move between threads. A call takes seconds; the box costs nothing beside it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -16,6 +16,18 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait ChatModel: Send + Sync {
     /// Asks once.
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>>;
+
+    /// The same with the key of this very request to this very model, where the caller has it already: hashing a long
+    /// prompt is most of what a wrapper costs. A wrapper passes it on; a model need not know of it.
+    #[doc(hidden)]
+    fn chat_keyed<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+        known: Option<RequestKey>,
+    ) -> BoxFuture<'a, Result<ChatResponse>> {
+        let _ = known;
+        self.chat(request)
+    }
 
     /// Which model this is, for artefacts and for the key of a cached answer. A wrapper passes its inner model's on.
     fn id(&self) -> ModelId {
@@ -28,6 +40,14 @@ macro_rules! forward {
         impl<M: ChatModel + ?Sized> ChatModel for $pointer {
             fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
                 (**self).chat(request)
+            }
+
+            fn chat_keyed<'a>(
+                &'a self,
+                request: &'a ChatRequest,
+                known: Option<RequestKey>,
+            ) -> BoxFuture<'a, Result<ChatResponse>> {
+                (**self).chat_keyed(request, known)
             }
 
             fn id(&self) -> ModelId {

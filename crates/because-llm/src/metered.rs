@@ -9,7 +9,9 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use crate::audited::outcome;
-use crate::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Result, Usage};
+use crate::{
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result, Usage,
+};
 
 use histogram::Histogram;
 
@@ -150,10 +152,18 @@ impl<M: ChatModel> Metered<M> {
 
 impl<M: ChatModel> ChatModel for Metered<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+        self.chat_keyed(request, None)
+    }
+
+    fn chat_keyed<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+        known: Option<RequestKey>,
+    ) -> BoxFuture<'a, Result<ChatResponse>> {
         let span = self.span(request);
         let metered = async move {
             let under_way = UnderWay::begin(&self.metrics);
-            let result = self.inner.chat(request).await;
+            let result = self.inner.chat_keyed(request, known).await;
             under_way.end(&result);
             result
         };

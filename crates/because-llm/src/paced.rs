@@ -7,7 +7,8 @@ use std::time::Instant;
 use futures_timer::Delay;
 
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RateLimits, Result,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RateLimits, RequestKey,
+    Result,
 };
 
 use pace::{Pace, Reserved};
@@ -139,10 +140,18 @@ fn used(result: &Result<ChatResponse>) -> Option<u64> {
 
 impl<M: ChatModel> ChatModel for Paced<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+        self.chat_keyed(request, None)
+    }
+
+    fn chat_keyed<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+        known: Option<RequestKey>,
+    ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
             let reserved = self.reserve(request).await;
             crate::departure::departs();
-            let result = self.inner.chat(request).await;
+            let result = self.inner.chat_keyed(request, known).await;
             let (limits, used) = (rate_limits(&result), used(&result));
             if limits.is_some() || used.is_some() {
                 let mut pace = self.pace();

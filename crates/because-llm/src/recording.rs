@@ -138,8 +138,16 @@ impl<M: ChatModel> Recording<M> {
 
 impl<M: ChatModel> ChatModel for Recording<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+        self.chat_keyed(request, None)
+    }
+
+    fn chat_keyed<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+        known: Option<RequestKey>,
+    ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
-            let response = self.inner.chat(request).await?;
+            let response = self.inner.chat_keyed(request, known).await?;
             self.record(request, &response)?;
             Ok(response)
         })

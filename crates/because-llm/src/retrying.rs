@@ -102,12 +102,17 @@ impl<M: ChatModel> Retrying<M> {
     }
 
     /// One attempt, or two if the first one is silent for too long.
-    async fn attempt(&self, request: &ChatRequest, attempt: &mut u32) -> Result<ChatResponse> {
+    async fn attempt(
+        &self,
+        request: &ChatRequest,
+        known: Option<RequestKey>,
+        attempt: &mut u32,
+    ) -> Result<ChatResponse> {
         let Some(silence) = self.hedge_after.filter(|_| *attempt < self.attempts) else {
-            return self.inner.chat(request).await;
+            return self.inner.chat_keyed(request, known).await;
         };
         let departure = Departure::now();
-        let mut first = departure.watch(self.inner.chat(request));
+        let mut first = departure.watch(self.inner.chat_keyed(request, known));
         loop {
             let now = Instant::now();
             let until = later(departure.at().unwrap_or(now), silence);
@@ -121,7 +126,7 @@ impl<M: ChatModel> Retrying<M> {
         }
         *attempt += 1;
         tracing::debug!(attempt, ?silence, "silent, asking a second time");
-        let second = self.inner.chat(request);
+        let second = self.inner.chat_keyed(request, known);
         match select(first, second).await {
             Either::Left((Err(error), second)) if error.is_retryable() => second.await,
             Either::Right((Err(error), first)) if error.is_retryable() => first.await,
@@ -132,14 +137,22 @@ impl<M: ChatModel> Retrying<M> {
 
 impl<M: ChatModel> ChatModel for Retrying<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+        self.chat_keyed(request, None)
+    }
+
+    fn chat_keyed<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+        known: Option<RequestKey>,
+    ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
-            let mut key = None;
+            let mut key = known;
             let begun = Instant::now();
             let mut attempt = 1;
             loop {
                 let ends = later(begun, self.deadline);
                 let result = {
-                    let asked = pin!(self.attempt(request, &mut attempt));
+                    let asked = pin!(self.attempt(request, known, &mut attempt));
                     match select(asked, Alarm::at(ends)).await {
                         Either::Left((result, _)) => Some(result),
                         Either::Right(_) => None,

@@ -39,14 +39,23 @@ impl<M: ChatModel> SingleFlight<M> {
 
 impl<M: ChatModel> ChatModel for SingleFlight<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+        self.chat_keyed(request, None)
+    }
+
+    fn chat_keyed<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+        known: Option<RequestKey>,
+    ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
-            let seat = self.flights.join(request.key(&self.inner.id()));
+            let key = known.unwrap_or_else(|| request.key(&self.inner.id()));
+            let seat = self.flights.join(key);
             // Whoever holds the lock asks; the others find the result in it, or nothing if the one before went away.
             let mut landed = seat.flight.lock().await;
             if let Some(result) = &*landed {
                 return result.clone();
             }
-            let result = self.inner.chat(request).await;
+            let result = self.inner.chat_keyed(request, Some(key)).await;
             if seat.has_company() {
                 *landed = Some(result.clone());
             }

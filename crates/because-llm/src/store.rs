@@ -13,6 +13,7 @@ mod schema;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod under_way;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,8 @@ use codec::{Codec, Packed};
 use file::Lock;
 use memory::Memory;
 use readers::Readers;
+pub(crate) use under_way::AttemptId;
+use under_way::UnderWay;
 use writer::{Op, Run, Writer};
 
 /// What of the answers is held in memory where nobody says otherwise.
@@ -86,6 +89,7 @@ struct Shared {
     memory: Memory,
     codec: Codec,
     readers: Readers,
+    under_way: Arc<UnderWay>,
     writer: Writer,
     /// Answers given out from memory or the file.
     from_store: Arc<AtomicU64>,
@@ -125,13 +129,6 @@ pub struct ModelTotals {
     pub cost_nano: Option<u64>,
 }
 
-/// The row of a call under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AttemptId {
-    id: i64,
-    key: RequestKey,
-}
-
 /// What became of a call.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settled {
@@ -159,8 +156,10 @@ impl Store {
         let (connection, lock) = file::open(&path)?;
         let readers = Readers::open(&path)?;
         let from_store = Arc::new(AtomicU64::new(0));
+        let label = file::run_label();
+        let under_way = Arc::new(UnderWay::new(&path, &label));
         let run = Run {
-            label: file::run_label(),
+            label,
             begun_unix: unix_now(),
             from_store: Arc::clone(&from_store),
         };
@@ -169,7 +168,8 @@ impl Store {
                 memory: Memory::new(MEMORY),
                 codec: Codec::default(),
                 readers,
-                writer: Writer::start(path.clone(), connection, run)?,
+                under_way: Arc::clone(&under_way),
+                writer: Writer::start(path.clone(), connection, run, under_way)?,
                 from_store,
                 path,
                 claims: Claims::new(lock.as_ref().map(|lock| Arc::clone(&lock.file))),
@@ -286,7 +286,7 @@ impl Store {
     /// # Errors
     /// [`ChatError::Store`] when the file cannot be read.
     pub fn totals(&self) -> Result<StoreTotals> {
-        self.read(totals)
+        self.read(|reader| totals(self.path(), reader))
     }
 
     /// Waits until everything sent so far is on disk.
@@ -305,21 +305,15 @@ impl Store {
         self.flush()
     }
 
-    /// Writes down that a call is about to go out; resolves when that is on disk.
-    pub(crate) async fn begin(&self, key: &RequestKey, model: &ModelId) -> Result<AttemptId> {
-        let id = self
-            .ask(Op::Begin {
-                key: *key,
-                model: model.clone(),
-            })
-            .await?;
-        Ok(AttemptId { id, key: *key })
+    /// Writes down that a call is about to go out, so that a kill leaves a trace of it.
+    pub(crate) fn begin(&self, key: &RequestKey, model: &ModelId) -> Result<AttemptId> {
+        self.shared.under_way.begin(key, model)
     }
 
     /// Writes down what became of a call. Does not wait, so that no answer is lost between the model and the cache when a
     /// caller stops listening; on disk with the next commit, at the latest when the answer of that call is kept.
-    pub(crate) fn settle(&self, id: AttemptId, settled: Settled) {
-        self.shared.writer.send(Op::Settle { id, settled });
+    pub(crate) fn settle(&self, id: AttemptId, model: ModelId, settled: Settled) {
+        self.shared.writer.send(Op::Settle { id, model, settled });
     }
 
     async fn ask(&self, op: Op) -> Result<i64> {
@@ -374,7 +368,7 @@ impl Drop for Shared {
     }
 }
 
-fn totals(reader: &Connection) -> rusqlite::Result<StoreTotals> {
+fn totals(path: &Path, reader: &Connection) -> rusqlite::Result<StoreTotals> {
     // One transaction, so that the figures belong together.
     let reader = reader.unchecked_transaction()?;
     let mut totals = StoreTotals {
@@ -405,6 +399,10 @@ fn totals(reader: &Connection) -> rusqlite::Result<StoreTotals> {
             *totals.cost_nano.get_or_insert(0) += cost.unsigned_abs();
             *model.cost_nano.get_or_insert(0) += cost.unsigned_abs();
         }
+    }
+    for model in under_way::models(path, &reader)? {
+        *totals.attempts.entry("sent".into()).or_default() += 1;
+        totals.models.entry(model).or_default().attempts += 1;
     }
     Ok(totals)
 }

@@ -11,7 +11,7 @@ use crate::instructions::instructions;
 use crate::text::{excerpt, split_thinking};
 use crate::{
     BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Message, ModelId, PromptTemplate,
-    Result, Store, Usage, fence,
+    RequestKey, Result, Store, Usage, fence,
 };
 
 /// Gives out only answers that are what was asked for, and asks again, saying what is wrong, when one is not.
@@ -76,7 +76,7 @@ impl<M: ChatModel> Validated<M> {
         self
     }
 
-    async fn ask(&self, request: &ChatRequest) -> Result<ChatResponse> {
+    async fn ask(&self, request: &ChatRequest, known: Option<RequestKey>) -> Result<ChatResponse> {
         let validator = request
             .schema
             .as_ref()
@@ -84,9 +84,10 @@ impl<M: ChatModel> Validated<M> {
             .transpose()?;
         let mut usage = Usage::default();
         let mut current = std::borrow::Cow::Borrowed(request);
+        let mut known = known;
         let mut attempts = 1;
         loop {
-            let mut response = self.inner.chat(&current).await?;
+            let mut response = self.inner.chat_keyed(&current, known).await?;
             usage += response.usage;
             response.usage = usage;
             let problem = match check(response, validator.as_deref())? {
@@ -94,7 +95,8 @@ impl<M: ChatModel> Validated<M> {
                 Checked::Wrong(problem) => problem,
             };
             if let Some(store) = &self.store {
-                store.mark_invalid(&current.key(&self.inner.id()), &problem.reason);
+                let key = known.unwrap_or_else(|| current.key(&self.inner.id()));
+                store.mark_invalid(&key, &problem.reason);
             }
             if attempts > self.repairs {
                 return Err(ChatError::Invalid {
@@ -104,6 +106,7 @@ impl<M: ChatModel> Validated<M> {
                 });
             }
             current = std::borrow::Cow::Owned(repair(request, &problem));
+            known = None;
             attempts += 1;
         }
     }
@@ -111,7 +114,15 @@ impl<M: ChatModel> Validated<M> {
 
 impl<M: ChatModel> ChatModel for Validated<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        Box::pin(self.ask(request))
+        self.chat_keyed(request, None)
+    }
+
+    fn chat_keyed<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+        known: Option<RequestKey>,
+    ) -> BoxFuture<'a, Result<ChatResponse>> {
+        Box::pin(self.ask(request, known))
     }
 
     fn id(&self) -> ModelId {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::dialect::Now;
 use super::refusal::Refusal;
@@ -29,7 +29,7 @@ pub(super) struct Question<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    response_format: Option<Value>,
+    response_format: Option<ResponseFormat<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_key: Option<String>,
 }
@@ -39,15 +39,19 @@ impl<'a> Question<'a> {
         let sampling = &request.sampling;
         let (response_format, told) = match (&request.schema, dialect.structured) {
             (None, _) => (None, None),
-            (Some(schema), StructuredOutput::JsonSchema) => {
-                (Some(native(&schema.name, &schema.schema)), None)
-            }
+            (Some(schema), StructuredOutput::JsonSchema) => (
+                Some(native(&schema.name, Cow::Borrowed(&schema.schema))),
+                None,
+            ),
             (Some(schema), StructuredOutput::JsonSchemaWithoutLengths) => (
-                Some(native(&schema.name, &without_lengths(&schema.schema))),
+                Some(native(
+                    &schema.name,
+                    Cow::Owned(without_lengths(&schema.schema)),
+                )),
                 None,
             ),
             (Some(schema), StructuredOutput::JsonObject) => {
-                (Some(json!({"type": "json_object"})), Some(schema))
+                (Some(ResponseFormat::JsonObject), Some(schema))
             }
             (Some(schema), StructuredOutput::Instructions) => (None, Some(schema)),
         };
@@ -101,8 +105,29 @@ fn without_lengths(schema: &Value) -> Value {
     }
 }
 
-fn native(name: &str, schema: &Value) -> Value {
-    json!({"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": true}})
+/// The form in which an answer is asked for.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ResponseFormat<'a> {
+    JsonSchema { json_schema: NamedSchema<'a> },
+    JsonObject,
+}
+
+#[derive(Debug, Serialize)]
+struct NamedSchema<'a> {
+    name: &'a str,
+    schema: Cow<'a, Value>,
+    strict: bool,
+}
+
+fn native<'a>(name: &'a str, schema: Cow<'a, Value>) -> ResponseFormat<'a> {
+    ResponseFormat::JsonSchema {
+        json_schema: NamedSchema {
+            name,
+            schema,
+            strict: true,
+        },
+    }
 }
 
 /// The turns with the schema said in words, at the end of the instructions.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::schema;
+use super::{schema, under_way};
 use crate::{ChatError, Result};
 
 /// Held by every opening of a store, in a file of its own beside it: closing any handle on the database file itself
@@ -37,7 +37,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Option<Lock>)> {
         .map_err(failed)?;
     schema::prepare(path, &mut connection)?;
     if alone {
-        interrupt_what_is_left(&connection).map_err(failed)?;
+        interrupt_what_is_left(path, &mut connection)?;
         // A system without file locks says so here; then nobody is ever alone and rows stay `sent`, which is true too.
         let _ = lock.unlock();
     }
@@ -69,8 +69,8 @@ pub(super) fn open_alone(path: &Path) -> Result<(Connection, Lock)> {
     schema::prepare(path, &mut connection)?;
     let failed = |error| failure(path, &error);
     if locked {
-        interrupt_what_is_left(&connection).map_err(failed)?;
-    } else if under_way(&connection).map_err(failed)? {
+        interrupt_what_is_left(path, &mut connection)?;
+    } else if calls_under_way(path, &connection).map_err(failed)? {
         return refuse("holds calls that are under way; wait until their run has ended");
     }
     Ok((
@@ -146,19 +146,12 @@ fn lock_file(path: &Path) -> Result<File> {
 }
 
 /// For whoever is alone: what is still under way belongs to nobody who lives.
-fn interrupt_what_is_left(connection: &Connection) -> rusqlite::Result<usize> {
-    connection.execute(
-        "UPDATE attempts SET outcome = 'interrupted' WHERE outcome = 'sent'",
-        [],
-    )
+fn interrupt_what_is_left(path: &Path, connection: &mut Connection) -> Result<()> {
+    under_way::interrupt_left(path, connection)
 }
 
-fn under_way(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM attempts WHERE outcome = 'sent')",
-        [],
-        |row| row.get(0),
-    )
+fn calls_under_way(path: &Path, connection: &Connection) -> rusqlite::Result<bool> {
+    Ok(!under_way::models(path, connection)?.is_empty())
 }
 
 /// SQLite does not wait while another connection makes the same switch, so the waiting is here.
@@ -174,7 +167,7 @@ fn use_wal(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")
 }
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     PathBuf::from(name)

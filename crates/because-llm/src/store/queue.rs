@@ -76,11 +76,6 @@ impl<J> Queue<J> {
         }
     }
 
-    /// For the one thread itself, which is awake; also when nobody else may send any more.
-    pub(super) fn push_first(&self, job: J) {
-        self.lock().jobs.insert(0, job);
-    }
-
     /// What is there is the last.
     pub(super) fn close(&self) {
         self.lock().closed = true;

@@ -6,7 +6,7 @@ use super::file::failure;
 use crate::{ChatError, Result};
 
 /// The version that [`TABLES`] make.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 // An ordinary rowid table with a unique blob costs a third of one keyed by the blob itself, in time and in bytes.
 const TABLES: &str = "
@@ -44,7 +44,7 @@ CREATE TABLE attempts(
 
 /// What leads from one version to the next, in order; a new file goes the whole way, so that old and new ones are alike.
 /// Answers need no rewriting: a column of type TEXT keeps a blob as a blob.
-const STEPS: [(u32, &str); 1] = [(
+const STEPS: [(u32, &str); 2] = [(
     2,
     "
 ALTER TABLE attempts ADD COLUMN cost_nano INTEGER;
@@ -56,6 +56,13 @@ CREATE TABLE runs(
     begun_unix INTEGER NOT NULL,
     from_store INTEGER NOT NULL
 );
+",
+), (
+    3,
+    "
+-- A call has a row once it is settled; until then it is in a file beside this one, under this number.
+ALTER TABLE attempts ADD COLUMN seq INTEGER;
+UPDATE attempts SET outcome = 'interrupted' WHERE outcome = 'sent';
 ",
 )];
 
@@ -189,7 +196,7 @@ mod tests {
         let path = folder.path().join("llm.sqlite");
         first_version(&path);
         let store = Store::open(&path).unwrap();
-        assert_eq!(said_version(&path), Some(2));
+        assert_eq!(said_version(&path), Some(VERSION));
         let model = ModelId::default();
         assert_eq!(
             store.get(&key("old")).unwrap().unwrap().answer,
@@ -274,7 +281,7 @@ mod tests {
                 store.get(&key("old")).unwrap().unwrap().answer,
                 "kept since"
             );
-            assert_eq!(said_version(path), Some(2));
+            assert_eq!(said_version(path), Some(VERSION));
         }
     }
 
@@ -294,7 +301,7 @@ mod tests {
                     assert!(thread.join().unwrap().unwrap().is_some());
                 }
             });
-            assert_eq!(said_version(&path), Some(2));
+            assert_eq!(said_version(&path), Some(VERSION));
         }
     }
 }

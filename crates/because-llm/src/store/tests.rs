@@ -68,7 +68,7 @@ async fn calls_under_way_at_a_kill_are_known_at_the_next_opening() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("llm.sqlite");
     let store = Store::open(&path).unwrap();
-    store.begin(&key("a"), &ModelId::default()).await.unwrap();
+    store.begin(&key("a"), &ModelId::default()).unwrap();
 
     // A second holder does not take a call from a first that lives.
     let second = Store::open(&path).unwrap();
@@ -134,7 +134,7 @@ fn a_newer_a_foreign_and_a_broken_file_are_refused_by_name() {
             .replace(folder.path().to_str().unwrap(), "")
     };
     insta::assert_snapshot!([&newer, &foreign, &broken, &nowhere].map(|path| message(path)).join("\n"), @r#"
-    /newer.sqlite: written by a newer version (its schema is 99, this program knows 2); update the program or use another file
+    /newer.sqlite: written by a newer version (its schema is 99, this program knows 3); update the program or use another file
     /foreign.sqlite: a database of another program; give another path
     /broken.sqlite: file is not a database; move it away to begin a new one
     /no/such/folder.sqlite: cannot open /no/such/folder.sqlite-lock: No such file or directory (os error 2)

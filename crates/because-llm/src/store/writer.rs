@@ -11,6 +11,7 @@ use rusqlite::{CachedStatement, Connection, TransactionBehavior, params};
 
 use super::codec::Packed;
 use super::queue::Queue;
+use super::under_way::UnderWay;
 use super::{AttemptId, Settled, file, unix_now};
 use crate::{ChatError, ModelId, RequestKey, Result, Usage};
 
@@ -22,12 +23,9 @@ pub(super) enum Op {
         response: Packed,
         usage: Usage,
     },
-    Begin {
-        key: RequestKey,
-        model: ModelId,
-    },
     Settle {
         id: AttemptId,
+        model: ModelId,
         settled: Settled,
     },
     MarkInvalid {
@@ -39,7 +37,7 @@ pub(super) enum Op {
     LimitPages,
 }
 
-/// Told the id of a row begun, or how many rows were kept, once that is on disk; or why it is not.
+/// Told how many rows were kept, once that is on disk; or why it is not.
 enum Reply {
     Later(oneshot::Sender<Result<i64>>),
     Blocking(mpsc::Sender<Result<i64>>),
@@ -75,7 +73,12 @@ pub(super) struct Run {
 }
 
 impl Writer {
-    pub(super) fn start(path: PathBuf, connection: Connection, run: Run) -> Result<Self> {
+    pub(super) fn start(
+        path: PathBuf,
+        connection: Connection,
+        run: Run,
+        under_way: Arc<UnderWay>,
+    ) -> Result<Self> {
         let queue = Arc::new(Queue::default());
         let unheard = Arc::<Mutex<Option<ChatError>>>::default();
         let thread = std::thread::Builder::new()
@@ -83,7 +86,9 @@ impl Writer {
             .spawn({
                 let (path, queue, unheard) =
                     (path.clone(), Arc::clone(&queue), Arc::clone(&unheard));
-                move || Writing::new(&path, connection, run, &unheard).until_closed(&queue)
+                move || {
+                    Writing::new(&path, connection, run, &unheard, under_way).until_closed(&queue);
+                }
             })
             .map_err(|error| ChatError::Store {
                 file: path.display().to_string(),
@@ -155,8 +160,15 @@ struct Writing<'a> {
     run: Run,
     /// What the row of this opening says, and since when.
     run_row: Option<(u64, Instant)>,
-    answered: VecDeque<AttemptId>,
+    answered: VecDeque<Answered>,
     unheard: &'a Mutex<Option<ChatError>>,
+    under_way: Arc<UnderWay>,
+}
+
+/// The row of a call that was answered.
+struct Answered {
+    row: i64,
+    key: RequestKey,
 }
 
 impl<'a> Writing<'a> {
@@ -165,6 +177,7 @@ impl<'a> Writing<'a> {
         connection: Connection,
         run: Run,
         unheard: &'a Mutex<Option<ChatError>>,
+        under_way: Arc<UnderWay>,
     ) -> Self {
         Self {
             path,
@@ -173,6 +186,7 @@ impl<'a> Writing<'a> {
             run_row: None,
             answered: VecDeque::with_capacity(REMEMBERED),
             unheard,
+            under_way,
         }
     }
 
@@ -183,7 +197,7 @@ impl<'a> Writing<'a> {
         while queue.next(&mut jobs, had_company) {
             let awaited = jobs.iter().filter(|(_, reply)| reply.is_some()).count();
             had_company = awaited > 1;
-            self.write(&mut jobs, queue);
+            self.write(&mut jobs);
         }
         if self.run.from_store.load(Ordering::Relaxed) > 0
             && let Err(error) = self.commit(&[], true)
@@ -194,7 +208,7 @@ impl<'a> Writing<'a> {
 
     /// Commits these together, and tells those who wait. What fails in company is tried alone: one row that does not fit
     /// takes no other with it.
-    fn write(&mut self, jobs: &mut Vec<Job>, queue: &Queue<Job>) {
+    fn write(&mut self, jobs: &mut Vec<Job>) {
         let (ops, replies): (Vec<Op>, Vec<Option<Reply>>) = jobs.drain(..).unzip();
         let flushed = ops.iter().any(|op| matches!(op, Op::Flush));
         let results: Vec<rusqlite::Result<i64>> = match self.commit(&ops, flushed) {
@@ -208,23 +222,17 @@ impl<'a> Writing<'a> {
                 })
                 .collect(),
         };
-        for ((op, reply), result) in ops.into_iter().zip(replies).zip(results) {
+        // The row of a call that could not be written is made of its slot when the file is opened again.
+        let settled = ops.iter().zip(&results).filter_map(|pair| match pair {
+            (Op::Settle { id, .. }, Ok(_)) => Some(*id),
+            _ => None,
+        });
+        self.under_way.done(settled);
+        for (reply, result) in replies.into_iter().zip(results) {
             let result = result.map_err(|error| file::failure(self.path, &error));
             match (reply, result) {
                 (Some(Reply::Later(sender)), result) => {
-                    let Err(Ok(id)) = sender.send(result) else {
-                        continue;
-                    };
-                    // Whoever began this attempt went away before the call could go out.
-                    if let Op::Begin { key, .. } = op {
-                        let id = AttemptId { id, key };
-                        let settled = Settled {
-                            outcome: "interrupted",
-                            error: Some("dropped before it was sent".into()),
-                            ..Settled::default()
-                        };
-                        queue.push_first((Op::Settle { id, settled }, None));
-                    }
+                    let _ = sender.send(result);
                 }
                 (Some(Reply::Blocking(sender)), result) => {
                     let _ = sender.send(result);
@@ -258,7 +266,6 @@ impl<'a> Writing<'a> {
             now,
             answered: &mut self.answered,
             put: None,
-            begin: None,
             settle: None,
         };
         let ids = ops
@@ -291,9 +298,8 @@ struct Statements<'c> {
     connection: &'c Connection,
     run: &'c str,
     now: i64,
-    answered: &'c mut VecDeque<AttemptId>,
+    answered: &'c mut VecDeque<Answered>,
     put: Option<CachedStatement<'c>>,
-    begin: Option<CachedStatement<'c>>,
     settle: Option<CachedStatement<'c>>,
 }
 
@@ -326,32 +332,22 @@ impl Statements<'_> {
                 ])?;
                 return Ok(i64::from(kept > 0));
             }
-            Op::Begin { key, model } => {
-                looked_up(
-                    &mut self.begin,
-                    self.connection,
-                    "INSERT INTO attempts(run, key, created_unix, model, endpoint, outcome)
-                     VALUES (?1, ?2, ?3, ?4, ?5, 'sent')",
-                )?
-                .execute(params![
-                    self.run,
-                    key.as_bytes(),
-                    self.now,
-                    model.model,
-                    model.endpoint
-                ])?;
-            }
-            Op::Settle { id, settled } => {
+            Op::Settle { id, model, settled } => {
                 looked_up(
                     &mut self.settle,
                     self.connection,
-                    "UPDATE attempts SET outcome = ?2, status = ?3, prompt_tokens = ?4, completion_tokens = ?5,
-                         cached_tokens = ?6, reasoning_tokens = ?7, latency_ms = ?8, finish_reason = ?9, error = ?10,
-                         cost_nano = ?11, queued_ms = ?12
-                     WHERE id = ?1",
+                    "INSERT INTO attempts(run, seq, key, created_unix, model, endpoint, outcome, status, prompt_tokens,
+                         completion_tokens, cached_tokens, reasoning_tokens, latency_ms, finish_reason, error, cost_nano,
+                         queued_ms)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
                 )?
                 .execute(params![
-                    id.id,
+                    self.run,
+                    column(id.seq),
+                    id.key.as_bytes(),
+                    id.begun_unix,
+                    model.model,
+                    model.endpoint,
                     settled.outcome,
                     settled.status,
                     column(settled.usage.prompt_tokens),
@@ -368,12 +364,19 @@ impl Statements<'_> {
                     if self.answered.len() == REMEMBERED {
                         self.answered.pop_front();
                     }
-                    self.answered.push_back(*id);
+                    self.answered.push_back(Answered {
+                        row: self.connection.last_insert_rowid(),
+                        key: id.key,
+                    });
                 }
             }
             Op::MarkInvalid { key, reason } => {
-                let id = match self.answered.iter().rposition(|id| id.key == *key) {
-                    Some(place) => self.answered.remove(place).map(|id| id.id),
+                let id = match self
+                    .answered
+                    .iter()
+                    .rposition(|answered| answered.key == *key)
+                {
+                    Some(place) => self.answered.remove(place).map(|answered| answered.row),
                     None => self.answered_before(key)?,
                 };
                 self.connection

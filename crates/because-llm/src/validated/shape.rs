@@ -11,14 +11,33 @@ use crate::{ChatError, JsonSchema, Result};
 
 /// Compiled schemas. Some stages name the candidates of a call in its schema, so there is a bound.
 #[derive(Debug, Default)]
-pub(super) struct Validators(Mutex<HashMap<blake3::Hash, Arc<Validator>>>);
+pub(super) struct Validators(Mutex<Compiled>);
+
+#[derive(Debug, Default)]
+struct Compiled {
+    /// Most stages ask for one form only, and to compare costs less than to hash.
+    last: Option<(Value, Arc<Validator>)>,
+    all: HashMap<blake3::Hash, Arc<Validator>>,
+}
 
 impl Validators {
     pub(super) fn compile(&self, schema: &JsonSchema) -> Result<Arc<Validator>> {
+        let mut compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &compiled.last {
+            Some((last, validator)) if *last == schema.schema => return Ok(Arc::clone(validator)),
+            _ => {}
+        }
+        let validator = compiled.of(schema)?;
+        compiled.last = Some((schema.schema.clone(), Arc::clone(&validator)));
+        Ok(validator)
+    }
+}
+
+impl Compiled {
+    fn of(&mut self, schema: &JsonSchema) -> Result<Arc<Validator>> {
         const MOST: usize = 64;
         let key = blake3::hash(schema.schema.to_string().as_bytes());
-        let mut compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(validator) = compiled.get(&key) {
+        if let Some(validator) = self.all.get(&key) {
             return Ok(Arc::clone(validator));
         }
         let validator =
@@ -30,11 +49,11 @@ impl Validators {
                     excerpt(&error.to_string(), 300)
                 ),
             })?;
-        if compiled.len() >= MOST {
-            compiled.clear();
+        if self.all.len() >= MOST {
+            self.all.clear();
         }
         let validator = Arc::new(validator);
-        compiled.insert(key, Arc::clone(&validator));
+        self.all.insert(key, Arc::clone(&validator));
         Ok(validator)
     }
 }
