@@ -3,6 +3,7 @@ mod batches;
 mod claims;
 mod codec;
 mod file;
+mod known;
 mod memory;
 mod paid;
 mod prune;
@@ -38,6 +39,7 @@ pub use stats::{CallStats, ModelStats, Quantiles, StoreStats};
 use claims::{Claim, Claims};
 use codec::{Codec, Packed};
 use file::Lock;
+use known::Known;
 use memory::Memory;
 use readers::Readers;
 pub(crate) use under_way::AttemptId;
@@ -89,6 +91,7 @@ struct Shared {
     memory: Memory,
     codec: Codec,
     readers: Readers,
+    known: Arc<Known>,
     under_way: Arc<UnderWay>,
     writer: Writer,
     /// Answers given out from memory or the file.
@@ -154,6 +157,11 @@ impl Store {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let (connection, lock) = file::open(&path)?;
+        let alone = lock.as_ref().and_then(|lock| {
+            let length = lock.alone?;
+            Some((Arc::clone(&lock.file), length))
+        });
+        let known = Arc::new(Known::new(alone));
         let readers = Readers::open(&path)?;
         let from_store = Arc::new(AtomicU64::new(0));
         let label = file::run_label();
@@ -169,7 +177,8 @@ impl Store {
                 codec: Codec::default(),
                 readers,
                 under_way: Arc::clone(&under_way),
-                writer: Writer::start(path.clone(), connection, run, under_way)?,
+                known: Arc::clone(&known),
+                writer: Writer::start(path.clone(), connection, run, under_way, known)?,
                 from_store,
                 path,
                 claims: Claims::new(lock.as_ref().map(|lock| Arc::clone(&lock.file))),
@@ -202,6 +211,9 @@ impl Store {
 
     /// The same for somebody who then makes no call, which is counted.
     pub(crate) fn answer(&self, key: &RequestKey) -> Result<Option<ChatResponse>> {
+        if !self.shared.known.may_hold(key, &self.shared.readers)? {
+            return Ok(None);
+        }
         let found = self.look_up(key)?;
         if found.is_some() {
             self.shared.from_store.fetch_add(1, Ordering::Relaxed);

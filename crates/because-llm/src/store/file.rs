@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::{schema, under_way};
+use super::{known, schema, under_way};
 use crate::{ChatError, Result};
 
 /// Held by every opening of a store, in a file of its own beside it: closing any handle on the database file itself
@@ -14,6 +14,8 @@ use crate::{ChatError, Result};
 #[derive(Debug)]
 pub(super) struct Lock {
     pub(super) file: Arc<File>,
+    /// The length that this opening gave the file, where nobody else had it open then.
+    pub(super) alone: Option<u64>,
 }
 
 /// What the writing connection holds in memory at most, in KiB: the pages that rows go to are all over the index of keys.
@@ -36,13 +38,24 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Option<Lock>)> {
         .pragma_update(None, "wal_autocheckpoint", PAGES_IN_LOG)
         .map_err(failed)?;
     schema::prepare(path, &mut connection)?;
+    let mut length = None;
     if alone {
         interrupt_what_is_left(path, &mut connection)?;
+        length = known::announce(&lock).ok();
         // A system without file locks says so here; then nobody is ever alone and rows stay `sent`, which is true too.
         let _ = lock.unlock();
     }
-    let lock = lock.lock_shared().is_ok().then_some(Lock {
+    let locked = lock.lock_shared().is_ok();
+    if locked && length.is_none() {
+        // Where it cannot be said that somebody is here, the disk is full or the file cannot be written.
+        known::announce(&lock).map_err(|error| ChatError::Store {
+            file: path.display().to_string(),
+            message: format!("cannot write its lock file: {error}"),
+        })?;
+    }
+    let lock = locked.then_some(Lock {
         file: Arc::new(lock),
+        alone: length,
     });
     Ok((connection, lock))
 }
@@ -77,6 +90,7 @@ pub(super) fn open_alone(path: &Path) -> Result<(Connection, Lock)> {
         connection,
         Lock {
             file: Arc::new(lock),
+            alone: None,
         },
     ))
 }

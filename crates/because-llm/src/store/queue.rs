@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 const LONGEST_UNHEARD: Duration = Duration::from_millis(10);
 
 /// How long a commit waits for company, when the one before it had some: under load one commit for thirty rows costs a
-/// fraction of thirty, and beside a model's answer nobody sees a millisecond.
-const GATHERING: Duration = Duration::from_millis(1);
+/// fraction of thirty, and beside a model's answer nobody sees two milliseconds.
+const GATHERING: Duration = Duration::from_millis(2);
 
 /// As many rows as are worth a commit of their own.
 const FULL: usize = 256;

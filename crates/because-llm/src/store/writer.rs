@@ -10,6 +10,7 @@ use futures_channel::oneshot;
 use rusqlite::{CachedStatement, Connection, TransactionBehavior, params};
 
 use super::codec::Packed;
+use super::known::Known;
 use super::queue::Queue;
 use super::under_way::UnderWay;
 use super::{AttemptId, Settled, file, unix_now};
@@ -78,6 +79,7 @@ impl Writer {
         connection: Connection,
         run: Run,
         under_way: Arc<UnderWay>,
+        known: Arc<Known>,
     ) -> Result<Self> {
         let queue = Arc::new(Queue::default());
         let unheard = Arc::<Mutex<Option<ChatError>>>::default();
@@ -87,7 +89,8 @@ impl Writer {
                 let (path, queue, unheard) =
                     (path.clone(), Arc::clone(&queue), Arc::clone(&unheard));
                 move || {
-                    Writing::new(&path, connection, run, &unheard, under_way).until_closed(&queue);
+                    let kept = Kept { under_way, known };
+                    Writing::new(&path, connection, run, &unheard, kept).until_closed(&queue);
                 }
             })
             .map_err(|error| ChatError::Store {
@@ -162,7 +165,13 @@ struct Writing<'a> {
     run_row: Option<(u64, Instant)>,
     answered: VecDeque<Answered>,
     unheard: &'a Mutex<Option<ChatError>>,
+    kept: Kept,
+}
+
+/// What has to be told of a commit.
+struct Kept {
     under_way: Arc<UnderWay>,
+    known: Arc<Known>,
 }
 
 /// The row of a call that was answered.
@@ -177,7 +186,7 @@ impl<'a> Writing<'a> {
         connection: Connection,
         run: Run,
         unheard: &'a Mutex<Option<ChatError>>,
-        under_way: Arc<UnderWay>,
+        kept: Kept,
     ) -> Self {
         Self {
             path,
@@ -186,7 +195,7 @@ impl<'a> Writing<'a> {
             run_row: None,
             answered: VecDeque::with_capacity(REMEMBERED),
             unheard,
-            under_way,
+            kept,
         }
     }
 
@@ -227,7 +236,12 @@ impl<'a> Writing<'a> {
             (Op::Settle { id, .. }, Ok(_)) => Some(*id),
             _ => None,
         });
-        self.under_way.done(settled);
+        self.kept.under_way.done(settled);
+        let put = ops.iter().zip(&results).filter_map(|pair| match pair {
+            (Op::Put { key, .. }, Ok(_)) => Some(key),
+            _ => None,
+        });
+        self.kept.known.add(put);
         for (reply, result) in replies.into_iter().zip(results) {
             let result = result.map_err(|error| file::failure(self.path, &error));
             match (reply, result) {
