@@ -75,13 +75,23 @@ pub enum Error {
         /// With what.
         item: ItemId,
     },
+    /// A file is not any more what it was when the graph was made of it.
+    #[error("{}: was changed while it was in use: the line of user {user}, item {item} is not where it was", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Whose line was looked for.
+        user: UserId,
+        /// About what.
+        item: ItemId,
+    },
     /// A graph of no interactions.
     #[error("a graph needs at least one interaction and none was given")]
     EmptyGraph,
     /// More nodes or edges than a 32-bit index can name.
     #[error("{count} {what} are more than one graph can hold ({})", u32::MAX - 1)]
     TooLarge {
-        /// "nodes" or "interactions".
+        /// "nodes", "interactions" or "bytes of ids".
         what: &'static str,
         /// How many there were.
         count: usize,

@@ -24,14 +24,33 @@ pub(crate) fn id_key(id: &str) -> u64 {
 
 /// A lot drawn from a seed and some keys: the same for the same ones in the same order, in every version and on every machine.
 pub(crate) fn mix(seed: u64, keys: &[u64]) -> u64 {
-    // The finalizer of SplitMix64 (Steele, Lea and Flood 2014, constants of Stafford's variant 13).
-    let scatter = |mut bits: u64| {
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    };
-    let step = |bits: u64, key: &u64| scatter(bits.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ key);
-    scatter(keys.iter().fold(seed, step))
+    let mixed = |mixed: Mixed, key: &u64| mixed.with(*key);
+    keys.iter().fold(Mixed::new(seed), mixed).lot()
+}
+
+/// [`mix`] with some of its keys taken in already, for lots that begin with the same ones.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mixed(u64);
+
+impl Mixed {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn with(self, key: u64) -> Self {
+        Self(scatter(self.0.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ key))
+    }
+
+    pub(crate) fn lot(self) -> u64 {
+        scatter(self.0)
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood 2014, constants of Stafford's variant 13).
+fn scatter(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

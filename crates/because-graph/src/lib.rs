@@ -16,7 +16,7 @@
 //! let graph = BipartiteGraph::from_project(&project)?;
 //! let ann = graph.user("ann").ok_or("ann has two ratings")?;
 //! let sample = UniformSampler { seed: 7 }.sample(&graph, ann, 1, 8);
-//! assert!(sample.iter().all(|neighbor| graph.node(neighbor.node).side() == Side::Item));
+//! assert!(sample.iter().all(|neighbor| graph.side(neighbor.node) == Side::Item));
 //! # Ok(())
 //! # }
 //! ```
@@ -45,14 +45,18 @@ mod table;
 
 pub use check::{CheckReport, Finding, Severity, check};
 pub use error::{Error, Result};
-pub use graph::{BipartiteGraph, Edge, Neighbor};
+pub use graph::{
+    BipartiteGraph, Edge, EdgeReferences, EdgeWeight, Edges, Neighbor, NodeReference, Nodes, Reviews,
+    SplitGraph,
+};
 pub use import::{
     Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind, SplitSource,
 };
-pub use petgraph::graph::NodeIndex;
+pub use petgraph::graph::{EdgeIndex, NodeIndex};
 pub use sample::{
-    MostRecentSampler, NeighborSampler, Sampling, TopRatedSampler, UniformSampler, edge_rank,
+    DegreeDampedSampler, MostRecentSampler, NeighborSampler, RelevanceSampler, Sampling,
+    TopRatedSampler, UniformSampler, edge_rank,
 };
 pub use scorer::{ItemCosine, ItemScorer, Scored};
 pub use split::{Ratio, SplitStrategy};
-pub use stats::{DegreeStats, GraphStats, SplitCounts};
+pub use stats::{CoreStats, DegreeStats, GraphStats, Popularity, SplitCounts, SplitStats};
