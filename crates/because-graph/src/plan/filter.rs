@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Amount, Moment};
+use crate::kcore::core_of;
 use crate::lots::{Lots, Purpose};
 use crate::table::{Row, Table};
 use crate::{Error, Result};
@@ -139,7 +140,8 @@ impl Filter {
         }
         if self.k_core_users.is_some() || self.k_core_items.is_some() {
             let bounds = [self.k_core_users, self.k_core_items].map(|k| k.unwrap_or(1));
-            let chosen = run.core(bounds);
+            let [users, items] = bounds.map(|k| u32::try_from(k).unwrap_or(u32::MAX));
+            let chosen = core_of(table, &run.filtered.kept, users, items);
             let said = format!("at least {} a user, {} an item", bounds[0], bounds[1]);
             run.step("k_core", said, |at, _| chosen[at]);
         }
@@ -253,27 +255,6 @@ impl<'t> Run<'t> {
             }
         });
         chosen
-    }
-
-    fn core(&self, [users, items]: [usize; 2]) -> Vec<bool> {
-        let mut stays = self.filtered.kept.clone();
-        let (mut of_user, mut of_item) = (self.user_degrees.clone(), self.item_degrees.clone());
-        loop {
-            let mut gone = 0;
-            for (stays, row) in stays.iter_mut().zip(&self.table.rows) {
-                let (user, item) = (row.user as usize, row.item as usize);
-                if *stays && ((of_user[user] as usize) < users || (of_item[item] as usize) < items)
-                {
-                    *stays = false;
-                    of_user[user] -= 1;
-                    of_item[item] -= 1;
-                    gone += 1;
-                }
-            }
-            if gone == 0 {
-                return stays;
-            }
-        }
     }
 }
 
