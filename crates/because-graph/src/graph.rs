@@ -13,7 +13,7 @@ use because_core::{Interaction, ItemId, Node, Project, Side, Split, UserId};
 use petgraph::graph::{EdgeIndex, NodeIndex};
 
 use crate::Result;
-use crate::sample::Lots;
+use crate::sample::EdgeLots;
 use crate::table::{Row, Table};
 use columns::{Ratings, Times};
 use names::Names;
@@ -290,7 +290,7 @@ impl BipartiteGraph {
     /// When an index is not of this graph.
     #[must_use]
     pub fn edge_rank(&self, seed: u64, layer: usize, node: NodeIndex, neighbor: NodeIndex) -> u64 {
-        Lots::new(seed, layer, self.side(node), self.key(node)).of(self.key(neighbor))
+        EdgeLots::new(seed, layer, self.side(node), self.key(node)).of(self.key(neighbor))
     }
 
     /// What [`edge_rank`](crate::edge_rank) knows a node by.

@@ -11,7 +11,9 @@ use crate::table::{Row, Table};
 pub(crate) fn core_numbers(graph: SplitGraph<'_>) -> Vec<u32> {
     let nodes = graph.node_count();
     let neighbors = |node: usize| graph.neighbors_of(NodeIndex::new(node));
-    let mut degree: Vec<u32> = (0..nodes).map(|node| neighbors(node).len() as u32).collect();
+    let mut degree: Vec<u32> = (0..nodes)
+        .map(|node| neighbors(node).len() as u32)
+        .collect();
 
     // Nodes sorted by current degree; `bin[d]` is where those of degree d begin, `place` is each node's position.
     let most = degree.iter().copied().max().unwrap_or(0) as usize;

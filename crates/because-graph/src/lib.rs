@@ -37,6 +37,8 @@ mod graph;
 mod hash;
 mod import;
 mod kcore;
+mod lots;
+mod plan;
 mod sample;
 mod scorer;
 mod split;
@@ -50,13 +52,14 @@ pub use graph::{
     SplitGraph,
 };
 pub use import::{
-    Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind, SplitSource,
+    ColdCounts, Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind,
 };
 pub use petgraph::graph::{EdgeIndex, NodeIndex};
+pub use plan::{Amount, ColdNode, ColdStart, Counts, Filter, Moment, Plan, Step};
 pub use sample::{
     DegreeDampedSampler, MostRecentSampler, NeighborSampler, RelevanceSampler, Sampling,
     TopRatedSampler, UniformSampler, edge_rank,
 };
 pub use scorer::{ItemCosine, ItemScorer, Scored};
-pub use split::{Ratio, SplitStrategy};
+pub use split::{Ratio, SplitSource, SplitStrategy};
 pub use stats::{CoreStats, DegreeStats, GraphStats, Popularity, SplitCounts, SplitStats};

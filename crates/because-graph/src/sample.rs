@@ -12,6 +12,7 @@ use petgraph::graph::{EdgeIndex, NodeIndex};
 use serde::{Deserialize, Serialize};
 
 use crate::hash::{Mixed, id_key};
+use crate::lots::Purpose;
 use crate::{BipartiteGraph, Error, Neighbor, Result};
 
 pub use damped::DegreeDampedSampler;
@@ -80,7 +81,7 @@ impl NeighborSampler for UniformSampler {
         count: usize,
         sample: &mut Vec<Neighbor>,
     ) {
-        let lots = Lots::of_node(graph, self.seed, layer, node);
+        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
         smallest(graph, node, lots, count, sample, |_, _, _| ());
     }
 }
@@ -101,7 +102,7 @@ impl NeighborSampler for MostRecentSampler {
         count: usize,
         sample: &mut Vec<Neighbor>,
     ) {
-        let lots = Lots::of_node(graph, self.seed, layer, node);
+        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
         let latest = |_, edge: &dyn Fn() -> EdgeIndex, _| Reverse(graph.timestamp(edge()));
         smallest(graph, node, lots, count, sample, latest);
     }
@@ -123,10 +124,9 @@ impl NeighborSampler for TopRatedSampler {
         count: usize,
         sample: &mut Vec<Neighbor>,
     ) {
-        let lots = Lots::of_node(graph, self.seed, layer, node);
-        let best = |_, edge: &dyn Fn() -> EdgeIndex, _| {
-            Reverse(graph.rating(edge()).and_then(ascending))
-        };
+        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
+        let best =
+            |_, edge: &dyn Fn() -> EdgeIndex, _| Reverse(graph.rating(edge()).and_then(ascending));
         smallest(graph, node, lots, count, sample, best);
     }
 }
@@ -214,19 +214,16 @@ impl FromStr for Sampling {
 /// id (BLAKE3) and the rest, mixed by the finalizer of SplitMix64, so every engine in every version draws the same.
 #[must_use]
 pub fn edge_rank(seed: u64, layer: usize, side: Side, node: &str, neighbor: &str) -> u64 {
-    Lots::new(seed, layer, side, id_key(node)).of(id_key(neighbor))
+    EdgeLots::new(seed, layer, side, id_key(node)).of(id_key(neighbor))
 }
 
 /// The lots of a node's edges in one layer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Lots(Mixed);
+pub(crate) struct EdgeLots(Mixed);
 
-/// What these lots are drawn for, apart from all others: "because" in ASCII.
-const PURPOSE: u64 = 0x0062_6563_6175_7365;
-
-impl Lots {
+impl EdgeLots {
     pub(crate) fn new(seed: u64, layer: usize, side: Side, key: u64) -> Self {
-        let mixed = Mixed::new(seed).with(PURPOSE).with(layer as u64);
+        let mixed = Mixed::new(seed).with(Purpose::EdgeRank as u64).with(layer as u64);
         Self(mixed.with(side as u64).with(key))
     }
 
@@ -247,7 +244,7 @@ const FEW: usize = 16;
 fn smallest<K: Ord + Copy + Default>(
     graph: &BipartiteGraph,
     node: NodeIndex,
-    lots: Lots,
+    lots: EdgeLots,
     count: usize,
     sample: &mut Vec<Neighbor>,
     first: impl Fn(NodeIndex, &dyn Fn() -> EdgeIndex, u64) -> K,
@@ -405,10 +402,7 @@ mod tests {
     #[test]
     fn the_rank_of_an_edge_never_changes() {
         // Worked out once with this code: a change here changes every profile ever made.
-        assert_eq!(
-            edge_rank(42, 1, Side::User, "u1", "i1"),
-            0
-        );
+        assert_eq!(edge_rank(42, 1, Side::User, "u1", "i1"), 0);
     }
 
     #[test]

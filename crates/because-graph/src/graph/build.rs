@@ -153,7 +153,10 @@ impl Adjacency {
 
     /// The node and the split of the group that a place lies in.
     pub(super) fn group_of(&self, place: usize) -> (usize, Split) {
-        let group = self.starts.partition_point(|&start| start as usize <= place) - 1;
+        let group = self
+            .starts
+            .partition_point(|&start| start as usize <= place)
+            - 1;
         (group / SPLITS, Split::ALL[group % SPLITS])
     }
 }

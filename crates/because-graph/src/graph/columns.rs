@@ -84,7 +84,9 @@ impl Codes {
     fn code(&mut self, rating: f64) -> u32 {
         let known = &mut self.lately[slot(rating.to_bits())];
         if known.0 != rating.to_bits() {
-            let place = self.values.partition_point(|v| v.total_cmp(&rating).is_lt());
+            let place = self
+                .values
+                .partition_point(|v| v.total_cmp(&rating).is_lt());
             *known = (rating.to_bits(), place as u32);
         }
         known.1

@@ -1,7 +1,7 @@
 use because_core::Split;
 use petgraph::graph::NodeIndex;
 
-use super::{Lots, NeighborSampler, ascending, smallest};
+use super::{EdgeLots, NeighborSampler, ascending, smallest};
 use crate::{BipartiteGraph, Neighbor};
 
 /// The better connected a neighbour, the smaller its chance: drawn without replacement with the weight
@@ -41,7 +41,7 @@ impl NeighborSampler for DegreeDampedSampler {
         count: usize,
         sample: &mut Vec<Neighbor>,
     ) {
-        let lots = Lots::of_node(graph, self.seed, layer, node);
+        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
         smallest(graph, node, lots, count, sample, |neighbor, _, lot| {
             let degree = graph.degree(neighbor, Split::Train) as f64;
             // Strictly between zero and one, so both logarithms exist.

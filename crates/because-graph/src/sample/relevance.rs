@@ -5,7 +5,7 @@ use because_core::Side;
 use petgraph::graph::NodeIndex;
 
 use super::damped::ln;
-use super::{Lots, NeighborSampler, ascending, smallest};
+use super::{EdgeLots, NeighborSampler, ascending, smallest};
 use crate::table::Ids;
 use crate::{BipartiteGraph, Neighbor};
 
@@ -120,7 +120,7 @@ impl NeighborSampler for RelevanceSampler {
         count: usize,
         sample: &mut Vec<Neighbor>,
     ) {
-        let lots = Lots::of_node(graph, self.seed, layer, node);
+        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
         smallest(graph, node, lots, count, sample, |neighbor, _, _| {
             Reverse(ascending(self.cosine(node, neighbor)))
         });
