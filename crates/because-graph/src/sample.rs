@@ -223,7 +223,9 @@ pub(crate) struct EdgeLots(Mixed);
 
 impl EdgeLots {
     pub(crate) fn new(seed: u64, layer: usize, side: Side, key: u64) -> Self {
-        let mixed = Mixed::new(seed).with(Purpose::EdgeRank as u64).with(layer as u64);
+        let mixed = Mixed::new(seed)
+            .with(Purpose::EdgeRank as u64)
+            .with(layer as u64);
         Self(mixed.with(side as u64).with(key))
     }
 
@@ -363,10 +365,11 @@ mod tests {
                     prop_assert_eq!(sample.len(), count.min(trained.len()));
                     prop_assert!(sample.iter().all(|neighbor| trained.contains(&neighbor.node)));
                     let ends = |edge: crate::Edge| [edge.source, edge.target];
-                    prop_assert!(sample.iter().all(|neighbor| {
+                    let lies_between = |neighbor: &Neighbor| {
                         let ends = ends(graph.edge(neighbor.edge));
                         ends.contains(&node) && ends.contains(&neighbor.node)
-                    }));
+                    };
+                    prop_assert!(sample.iter().all(lies_between));
                     let distinct: BTreeSet<_> = sample.iter().map(|neighbor| neighbor.node).collect();
                     prop_assert_eq!(distinct.len(), sample.len());
                     prop_assert_eq!(&sample, &sampling.sampler(seed, &graph, text).sample(&graph, node, layer, count));

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use because_core::{Interaction, Project, Reference, Rejected, Side, Split, jsonl};
 use because_graph::{
-    BipartiteGraph, Format, GraphStats, Import, ImportSummary, Ratio, RecordKind,
-    SplitStrategy, check,
+    BipartiteGraph, Format, GraphStats, Import, ImportSummary, Ratio, RecordKind, SplitStrategy,
+    check,
 };
 use proptest::prelude::*;
 
@@ -269,7 +269,11 @@ fn kinds_are_told_from_columns_and_a_project_imports_itself() {
     let graph = BipartiteGraph::from_project(&desk.out()).unwrap();
     let stats = GraphStats::of(&graph);
     assert_eq!(
-        (stats.users, stats.isolated_users, stats.isolated_items),
+        (
+            stats.users,
+            stats.whole.isolated_users,
+            stats.whole.isolated_items
+        ),
         (2, 1, 1)
     );
     assert_eq!(

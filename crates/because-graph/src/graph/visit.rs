@@ -7,7 +7,7 @@ use petgraph::graph::{EdgeIndex, NodeIndex, UnGraph};
 use petgraph::visit::{
     Data, EdgeCount, EdgeIndexable, GetAdjacencyMatrix, GraphBase, GraphProp, GraphRef,
     IntoEdgeReferences, IntoEdges, IntoNeighbors, IntoNodeIdentifiers, IntoNodeReferences,
-    NodeCompactIndexable, NodeCount, NodeIndexable, NodeRef, VisitMap, Visitable,
+    NodeCompactIndexable, NodeCount, NodeIndexable, NodeRef, Visitable,
 };
 
 use super::edges::{Edge, EdgeWeight, Edges};
