@@ -198,7 +198,7 @@ pub(crate) struct Messages {
     /// Neighbours read by a node at each layer.
     #[arg(long)]
     pub(crate) neighbors: Option<usize>,
-    /// Which neighbours are read: uniform, most-recent or top-rated.
+    /// Which neighbours are read: uniform, most-recent, top-rated, degree-damped or relevance.
     #[arg(long)]
     pub(crate) sampling: Option<Sampling>,
 }

@@ -1,4 +1,5 @@
 mod build;
+mod builder;
 mod columns;
 mod edges;
 mod names;
@@ -14,10 +15,10 @@ use petgraph::graph::{EdgeIndex, NodeIndex};
 
 use crate::Result;
 use crate::sample::EdgeLots;
-use crate::table::{Row, Table};
 use columns::{Ratings, Times};
 use names::Names;
 
+pub use builder::GraphBuilder;
 pub use edges::{Edge, EdgeWeight, Edges};
 pub use reviews::Reviews;
 pub use visit::{EdgeReferences, NodeReference, Nodes, SplitGraph};
@@ -108,24 +109,23 @@ impl BipartiteGraph {
     where
         I: IntoIterator<Item: Borrow<Interaction>>,
     {
-        let mut table = Table::default();
+        let mut builder = GraphBuilder::default();
         for interaction in interactions {
             let interaction = interaction.borrow();
-            let user = table.users.intern(interaction.user.as_str())?;
-            let item = table.items.intern(interaction.item.as_str())?;
-            let mut row = Row::new(user, item)
-                .with_rating(interaction.rating)
-                .with_timestamp(interaction.timestamp);
-            row.split = interaction.split;
-            table.rows.push(row);
+            let weight = EdgeWeight {
+                rating: interaction.rating,
+                timestamp: interaction.timestamp,
+                split: interaction.split.unwrap_or(Split::Train),
+            };
+            builder.edge(interaction.user.as_str(), interaction.item.as_str(), weight)?;
         }
         for user in users {
-            table.users.intern(user.as_str())?;
+            builder.user(user.as_str())?;
         }
         for item in items {
-            table.items.intern(item.as_str())?;
+            builder.item(item.as_str())?;
         }
-        Self::from_table(&table)
+        builder.build()
     }
 
     /// The graph of a project directory: its interactions, and every user and item that its files name. Texts are passed

@@ -48,8 +48,8 @@ mod table;
 pub use check::{CheckReport, Finding, Severity, check};
 pub use error::{Error, Result};
 pub use graph::{
-    BipartiteGraph, Edge, EdgeReferences, EdgeWeight, Edges, Neighbor, NodeReference, Nodes,
-    Reviews, SplitGraph,
+    BipartiteGraph, Edge, EdgeReferences, EdgeWeight, Edges, GraphBuilder, Neighbor, NodeReference,
+    Nodes, Reviews, SplitGraph,
 };
 pub use import::{
     ColdCounts, Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind,

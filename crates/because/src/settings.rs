@@ -213,7 +213,8 @@ pub struct ProfileSettings {
     pub neighbors: usize,
     /// Interactions read for an initial profile; RLMRec's examples show six.
     pub interactions: usize,
-    /// Which neighbours are read.
+    /// Which neighbours are read. `relevance` goes by the texts of the data for initial profiles, and by the initial
+    /// profiles after that; a plan made before these are written goes by the data in their place.
     pub sampling: Sampling,
     /// The length of a profile, in words.
     pub words: usize,

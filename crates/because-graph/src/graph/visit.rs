@@ -12,6 +12,7 @@ use petgraph::visit::{
 
 use super::edges::{Edge, EdgeWeight, Edges};
 use super::{Adjacency, BipartiteGraph};
+use crate::kcore::core_numbers;
 
 /// The nodes of a [`BipartiteGraph`] with the edges of one split, or of all: a graph of its own for petgraph's algorithms.
 /// It is a view, so it costs nothing; edges keep their numbers.
@@ -74,6 +75,13 @@ impl<'g> SplitGraph<'g> {
     #[must_use]
     pub fn edges_of(self, node: NodeIndex) -> Edges<'g> {
         Edges::new(self.graph, node, self.from..self.to)
+    }
+
+    /// The core number of every node, by index: the largest `k` for which it lies in a part where everybody has at least
+    /// `k` neighbours.
+    #[must_use]
+    pub fn core_numbers(self) -> Vec<u32> {
+        core_numbers(self)
     }
 
     /// How many edges it has.
