@@ -200,7 +200,7 @@ async fn a_layer_reads_only_the_layer_below_and_keeps_the_first_profile_in_view(
 
 #[tokio::test]
 async fn the_result_does_not_depend_on_concurrency() {
-    let graph = small();
+    let (graph, reviews) = small();
     let mut all = BTreeSet::new();
     for calls in [1, 3, 64] {
         let model = Offline::new();
@@ -226,7 +226,7 @@ async fn the_result_does_not_depend_on_concurrency() {
 
 #[tokio::test]
 async fn a_node_whose_answer_never_fits_keeps_its_text_and_is_named() {
-    let graph = small();
+    let (graph, reviews) = small();
     let mut model = Scripted::new();
     let invalid = ChatError::Invalid {
         reason: "no JSON".into(),
@@ -249,7 +249,7 @@ async fn a_node_whose_answer_never_fits_keeps_its_text_and_is_named() {
 
 #[tokio::test]
 async fn a_wrong_key_ends_the_run_and_says_how_far_it_got() {
-    let graph = small();
+    let (graph, reviews) = small();
     let mut model = Scripted::new();
     model.fails_on = Some((
         "Sharp and kind",
@@ -278,7 +278,7 @@ async fn a_wrong_key_ends_the_run_and_says_how_far_it_got() {
 
 #[tokio::test]
 async fn a_stop_is_obeyed() {
-    let (graph, model, stop) = (small(), Scripted::new(), Stop::default());
+    let ((graph, reviews), model, stop) = (small(), Scripted::new(), Stop::default());
     stop.request();
     let error = InitialProfiles::new(&model)
         .stop(stop)
@@ -291,7 +291,7 @@ async fn a_stop_is_obeyed() {
 
 #[tokio::test]
 async fn profiles_that_lack_a_node_are_refused() {
-    let ((graph, reviews), model) = (small(), Scripted::new());
+    let ((graph, _), model) = (small(), Scripted::new());
     let error = MessagePassing::new(&model)
         .run(&graph, Profiles::new(0))
         .await
@@ -320,7 +320,7 @@ mod prompts {
         dune.attributes.insert("pages".into(), 612.into());
         let said = row("ann", "dune", "Politics under the sand.", Split::Train);
         let request =
-            initial_item_request(&Prompts::default(), WordLimits::default(), &dune, &[&said]);
+            initial_item_request(&Prompts::default(), WordLimits::default(), &dune, &[said]);
         insta::assert_snapshot!(shown(&request));
     }
 
