@@ -44,6 +44,11 @@ impl Mixed {
     pub(crate) fn lot(self) -> u64 {
         scatter(self.0)
     }
+
+    /// The lot of one more key that is itself scattered, as [`id_key`] is: a step less than `with(key).lot()`.
+    pub(crate) fn lot_of(self, key: u64) -> u64 {
+        self.with(key).0
+    }
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea and Flood 2014, constants of Stafford's variant 13).

@@ -46,30 +46,35 @@ impl BipartiteGraph {
         of_users.sum();
         of_items.sum();
 
-        // Rows by item first: put to their users in that order, every group of a user comes out sorted by item.
-        let mut by_item = vec![0_u32; rows.len()];
-        let mut next: Vec<u32> = of_items.starts.iter().step_by(SPLITS).copied().collect();
-        for (at, row) in (0..).zip(rows) {
-            let item = places_of_items[row.item as usize] as usize - users;
-            by_item[next[item] as usize] = at;
-            next[item] += 1;
-        }
-        drop(next);
+        // One walk over the rows puts each to its user; the few of each group are then sorted where they are.
         let mut neighbors = vec![NodeIndex::end(); rows.len()];
         let mut ratings = Ratings::for_rows(rows);
         let mut times = Times::for_rows(rows);
-        for at in by_item {
-            let row = &rows[at as usize];
+        for row in rows {
             let (user, item, split) = ends(row);
             let edge = of_users.take(user, split);
             neighbors[edge] = NodeIndex::new(item);
             ratings.set(edge, row.rating());
             times.set(edge, row.timestamp());
         }
-        let of_users = Adjacency {
-            starts: of_users.rewound(),
-            neighbors,
-        };
+        let starts = of_users.rewound();
+        let mut order: Vec<(NodeIndex, u32)> = Vec::new();
+        for group in starts.windows(2) {
+            let edges = group[0] as usize..group[1] as usize;
+            if neighbors[edges.clone()].is_sorted() {
+                continue;
+            }
+            order.clear();
+            order.extend(neighbors[edges.clone()].iter().copied().zip(0..));
+            order.sort_unstable();
+            for (neighbor, (item, _)) in neighbors[edges.clone()].iter_mut().zip(&order) {
+                *neighbor = *item;
+            }
+            let from = |&(_, at): &(NodeIndex, u32)| at as usize;
+            ratings.reorder(edges.clone(), order.iter().map(from));
+            times.reorder(edges, order.iter().map(from));
+        }
+        let of_users = Adjacency { starts, neighbors };
 
         // The same from the users' side, which leaves every group of an item sorted by user.
         let mut neighbors = vec![NodeIndex::end(); rows.len()];

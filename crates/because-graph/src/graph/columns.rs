@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use crate::table::Row;
 
 /// The ratings of all edges by their numbers, in as many bytes as their distinct values ask for.
@@ -29,6 +31,16 @@ impl Ratings {
             Self::Bytes(codes, of) => of[edge] = codes.code(rating) as u8,
             Self::Shorts(codes, of) => of[edge] = codes.code(rating) as u16,
             Self::Full(of) => of[edge] = rating,
+        }
+    }
+
+    /// Puts the ratings of these edges in a new order: to each place of it the one that stood `from` the first.
+    pub(super) fn reorder(&mut self, edges: Range<usize>, from: impl Iterator<Item = usize>) {
+        match self {
+            Self::Absent => {}
+            Self::Bytes(_, of) => reorder(&mut of[edges], from),
+            Self::Shorts(_, of) => reorder(&mut of[edges], from),
+            Self::Full(of) => reorder(&mut of[edges], from),
         }
     }
 
@@ -130,6 +142,15 @@ impl Times {
         }
     }
 
+    /// As [`Ratings::reorder`].
+    pub(super) fn reorder(&mut self, edges: Range<usize>, from: impl Iterator<Item = usize>) {
+        match self {
+            Self::Absent => {}
+            Self::After { seconds, .. } => reorder(&mut seconds[edges], from),
+            Self::Full(times) => reorder(&mut times[edges], from),
+        }
+    }
+
     pub(super) fn get(&self, edge: usize) -> Option<i64> {
         match self {
             Self::Absent => None,
@@ -139,6 +160,13 @@ impl Times {
             },
             Self::Full(times) => Some(times[edge]).filter(|&time| time != NO_TIME),
         }
+    }
+}
+
+fn reorder<T: Copy>(values: &mut [T], from: impl Iterator<Item = usize>) {
+    let before = values.to_vec();
+    for (value, from) in values.iter_mut().zip(from) {
+        *value = before[from];
     }
 }
 
