@@ -110,7 +110,7 @@ fn upper(lot: u64) -> i16 {
 fn in_order(lots: &[i16; LANES], count: usize) -> Option<[u32; LANES]> {
     // Each goes where the number of smaller ones says. In the vectors of any processor, what is true is minus one.
     let mut minus_smaller = [0_i16; LANES];
-    for one in *lots {
+    for &one in &lots[..count] {
         for (smaller, &other) in minus_smaller.iter_mut().zip(lots) {
             *smaller -= i16::from(one < other);
         }
