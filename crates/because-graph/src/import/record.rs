@@ -367,6 +367,7 @@ impl<'a> Picked<'a> {
             user,
             item,
             explanation,
+            graph_split: None,
         }))
     }
 
