@@ -57,9 +57,19 @@ pub enum Error {
     },
     /// A split by time met an interaction without one.
     #[error(
-        "user {user}, item {item}: no timestamp, so there is no split by time; use the split `random` or `leave-one-out`"
+        "user {user}, item {item}: no timestamp, so there is no split by time; use another, such as `random` or `leave-one-out`"
     )]
     NoTimestamp {
+        /// Who.
+        user: UserId,
+        /// With what.
+        item: ItemId,
+    },
+    /// The rows' own splits are asked for and one has none.
+    #[error(
+        "user {user}, item {item}: no split of its own; use another than `rows`, or give every row its split"
+    )]
+    NoSplit {
         /// Who.
         user: UserId,
         /// With what.

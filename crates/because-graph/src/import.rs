@@ -1,25 +1,25 @@
 //! Reads raw files into a project directory.
 
-mod filter;
 mod gather;
 mod record;
 mod rows;
 mod source;
 mod summary;
-mod time;
+pub(crate) mod time;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use because_core::{Error as FileError, Interaction, Project, jsonl};
 use serde::{Deserialize, Serialize};
 
-use self::filter::Filter;
 use self::gather::Gathered;
 pub use self::record::RecordKind;
-pub use self::summary::{Filtered, ImportSummary, ImportedFile, ReasonCount, SplitSource};
+pub use self::summary::{ColdCounts, Filtered, ImportSummary, ImportedFile, ReasonCount};
+use crate::plan::{Applied, ColdNode, Plan};
+use crate::table::Table;
 use crate::{Error, Ratio, Result, SplitCounts, SplitStrategy};
 
 /// How the files to import are written. Both may be packed (`.gz`, `.zst`).
@@ -83,11 +83,7 @@ impl FromStr for Format {
 pub struct Import {
     format: Format,
     paths: Vec<PathBuf>,
-    min_rating: Option<f64>,
-    k_core: Option<usize>,
-    split: Option<SplitStrategy>,
-    ratio: Ratio,
-    seed: u64,
+    plan: Plan,
 }
 
 impl Import {
@@ -98,25 +94,28 @@ impl Import {
         Self {
             format,
             paths: paths.into_iter().map(Into::into).collect(),
-            min_rating: None,
-            k_core: None,
-            split: None,
-            ratio: Ratio::default(),
-            seed: 0,
+            plan: Plan::default(),
         }
+    }
+
+    /// Filters, splits and makes cold by this plan, in place of whatever was set before.
+    #[must_use]
+    pub fn plan(mut self, plan: Plan) -> Self {
+        self.plan = plan;
+        self
     }
 
     /// Leaves out what is rated below this, and what is not rated at all.
     #[must_use]
     pub fn min_rating(mut self, least: impl Into<Option<f64>>) -> Self {
-        self.min_rating = least.into();
+        self.plan.filter.min_rating = least.into();
         self
     }
 
-    /// Leaves out users and items with fewer interactions than this among those that stay; it comes after the rating.
+    /// Leaves out users and items with fewer interactions than this among those that stay; it comes after every other filter.
     #[must_use]
     pub fn k_core(mut self, k: impl Into<Option<usize>>) -> Self {
-        self.k_core = k.into();
+        self.plan.filter.k_core(k.into());
         self
     }
 
@@ -124,21 +123,21 @@ impl Import {
     /// and drawn by [`SplitStrategy::Random`] where not.
     #[must_use]
     pub fn split(mut self, strategy: impl Into<Option<SplitStrategy>>) -> Self {
-        self.split = strategy.into();
+        self.plan.split = strategy.into();
         self
     }
 
     /// The proportions of train, valid and test; 8:1:1 unless it is said.
     #[must_use]
     pub fn ratio(mut self, ratio: Ratio) -> Self {
-        self.ratio = ratio;
+        self.plan.ratio = ratio;
         self
     }
 
     /// The lot by which splits are drawn; 0 unless it is said.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
+        self.plan.seed = seed;
         self
     }
 
@@ -148,13 +147,7 @@ impl Import {
     /// When a path is missing or holds nothing to read, a header makes no sense, no interaction is left (the rejected rows
     /// are then written all the same), a split by time meets an interaction without one, or the disk fails.
     pub fn run(&self, out: &Project) -> Result<ImportSummary> {
-        if let Some(least) = self.min_rating.filter(|least| !least.is_finite()) {
-            return Err(Error::Setting {
-                name: "min_rating",
-                value: least.to_string(),
-                reason: "is not a finite number",
-            });
-        }
+        self.plan.check()?;
         let files = source::files(self.format, &self.paths)?;
         source::keep_apart(&files, out)?;
         let mut gathered = Gathered::read(self.format, &files)?;
@@ -163,12 +156,14 @@ impl Import {
             .into_values()
             .map(|(interaction, _)| interaction)
             .collect();
-        let filtered = Filter {
-            interactions: &mut interactions,
-            users: &mut gathered.users,
-            items: &mut gathered.items,
-        }
-        .run(self.min_rating, self.k_core);
+        let table = Table::of(&interactions)?;
+        let applied = self.plan.apply(&table)?;
+        let filtered = leave_out(&applied, &table, &mut gathered);
+        let mut splits = applied.splits.iter();
+        interactions.retain_mut(|interaction| {
+            interaction.split = splits.next().copied().flatten();
+            interaction.split.is_some()
+        });
 
         std::fs::create_dir_all(out.root())
             .map_err(|source| FileError::io("make folder", out.root(), source))?;
@@ -176,38 +171,42 @@ impl Import {
             write_rejected(out, &gathered)?;
             return Err(nothing_left(out, &gathered, filtered));
         }
-        let (split, splits_replaced) = self.assign_splits(&mut interactions)?;
-        let summary = summarize(&gathered, &interactions, filtered, split, splits_replaced);
-        write(out, &gathered, &interactions)?;
+        let summary = summarize(&gathered, &interactions, filtered, &applied);
+        write(out, &gathered, &interactions, &applied.cold)?;
         Ok(summary)
     }
+}
 
-    fn assign_splits(&self, interactions: &mut [Interaction]) -> Result<(SplitSource, u64)> {
-        let brought = interactions
-            .iter()
-            .filter(|interaction| interaction.split.is_some())
-            .count();
-        if self.split.is_none() && brought == interactions.len() {
-            return Ok((SplitSource::Rows, 0));
-        }
-        let strategy = self.split.unwrap_or_default();
-        strategy.assign(interactions, self.ratio, self.seed)?;
-        let (ratio, seed) = (self.ratio, self.seed);
-        let source = match strategy {
-            SplitStrategy::Random => SplitSource::Random { ratio, seed },
-            SplitStrategy::Time => SplitSource::Time { ratio, seed },
-            SplitStrategy::LeaveOneOut => SplitSource::LeaveOneOut { seed },
-        };
-        Ok((source, brought as u64))
+/// Takes away the rows of users and items that lost their last interaction. A node that had none before is not the
+/// filters' business: it is known by its text alone, and stays.
+fn leave_out(applied: &Applied, table: &Table, gathered: &mut Gathered) -> Filtered {
+    let mut filtered = Filtered::default();
+    for step in &applied.steps {
+        filtered.add(step.filter, step.removed.interactions);
     }
+    let mut stays = |lost: Option<Option<u8>>| {
+        let step = lost.flatten().map(|step| &applied.steps[step as usize]);
+        if let Some(step) = step {
+            filtered.add(step.filter, 1);
+        }
+        step.is_none()
+    };
+    gathered.users.retain(|id, _| {
+        let known = table.users.get(id.as_str());
+        stays(known.map(|user| applied.users_lost[user as usize]))
+    });
+    gathered.items.retain(|id, _| {
+        let known = table.items.get(id.as_str());
+        stays(known.map(|item| applied.items_lost[item as usize]))
+    });
+    filtered
 }
 
 fn summarize(
     gathered: &Gathered,
     interactions: &[Interaction],
     filtered: Filtered,
-    split: SplitSource,
-    splits_replaced: u64,
+    applied: &Applied,
 ) -> ImportSummary {
     let mut splits = SplitCounts::default();
     let mut users = HashSet::new();
@@ -244,6 +243,8 @@ fn summarize(
         taken: (interactions + user_rows + item_rows + references) as u64,
         rejected: gathered.rejected.len() as u64,
         filtered,
+        before: applied.before,
+        steps: applied.steps.clone(),
         interactions: interactions as u64,
         users: user_rows as u64,
         items: item_rows as u64,
@@ -254,8 +255,9 @@ fn summarize(
         items_only_in_interactions: (items.len() - with_item_row) as u64,
         references_without_interaction: (references - known_pairs) as u64,
         splits,
-        split,
-        splits_replaced,
+        split: applied.split.clone(),
+        cold: ColdCounts::of(&applied.cold),
+        splits_replaced: applied.splits_replaced,
         reasons: reasons(gathered),
     }
 }
@@ -270,22 +272,34 @@ fn reasons(gathered: &Gathered) -> Vec<ReasonCount> {
 }
 
 /// The interactions go last: where they are, the rest is there too.
-fn write(out: &Project, gathered: &Gathered, interactions: &[Interaction]) -> Result<()> {
+fn write(
+    out: &Project,
+    gathered: &Gathered,
+    interactions: &[Interaction],
+    cold: &[ColdNode],
+) -> Result<()> {
     write_rejected(out, gathered)?;
     let users = gathered.users.values().map(|(user, _)| user);
     jsonl::write(&out.path("users.jsonl"), users)?;
     let items = gathered.items.values().map(|(item, _)| item);
     jsonl::write(&out.path("items.jsonl"), items)?;
-    let references = out.path("references.jsonl");
-    if !gathered.references.is_empty() {
-        let rows = gathered.references.values().map(|(reference, _)| reference);
-        jsonl::write(&references, rows)?;
-    } else if references.exists() {
-        // Of an earlier import; measuring against it would mix two data sets.
-        std::fs::remove_file(&references)
-            .map_err(|source| FileError::io("remove", &references, source))?;
-    }
+    let references = gathered.references.values().map(|(reference, _)| reference);
+    write_or_remove(&out.path("references.jsonl"), references)?;
+    write_or_remove(&out.path("cold.jsonl"), cold.iter())?;
     jsonl::write(&out.path("interactions.jsonl"), interactions)?;
+    Ok(())
+}
+
+/// A file of an earlier import goes where there is nothing to write: measuring against it would mix two data sets.
+fn write_or_remove<T: Serialize>(
+    path: &Path,
+    rows: impl ExactSizeIterator<Item = T>,
+) -> Result<()> {
+    if rows.len() > 0 {
+        jsonl::write(path, rows)?;
+    } else if path.exists() {
+        std::fs::remove_file(path).map_err(|source| FileError::io("remove", path, source))?;
+    }
     Ok(())
 }
 
@@ -297,10 +311,14 @@ fn write_rejected(out: &Project, gathered: &Gathered) -> Result<()> {
 
 fn nothing_left(out: &Project, gathered: &Gathered, filtered: Filtered) -> Error {
     let mut account = format!(
-        "{} rows read, {} rejected, {} below or without min_rating, {} outside the k_core, {} users, {} items, {} references",
+        "{} rows read, {} rejected, {} outside the date range, {} below or without min_rating, {} of users not drawn, \
+         {} over max_per_user, {} outside the k_core, {} users, {} items, {} references",
         gathered.rows_read(),
         gathered.rejected.len(),
+        filtered.date_range,
         filtered.min_rating,
+        filtered.sample_users,
+        filtered.max_per_user,
         filtered.k_core,
         gathered.users.len(),
         gathered.items.len(),

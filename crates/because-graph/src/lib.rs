@@ -37,6 +37,8 @@ mod graph;
 mod hash;
 mod import;
 mod kcore;
+mod lots;
+mod plan;
 mod sample;
 mod scorer;
 mod split;
@@ -47,12 +49,13 @@ pub use check::{CheckReport, Finding, Severity, check};
 pub use error::{Error, Result};
 pub use graph::{BipartiteGraph, Edge, Neighbor};
 pub use import::{
-    Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind, SplitSource,
+    ColdCounts, Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind,
 };
 pub use petgraph::graph::NodeIndex;
+pub use plan::{Amount, ColdNode, ColdStart, Counts, Filter, Moment, Plan, Step};
 pub use sample::{
     MostRecentSampler, NeighborSampler, Sampling, TopRatedSampler, UniformSampler, edge_rank,
 };
 pub use scorer::{ItemCosine, ItemScorer, Scored};
-pub use split::{Ratio, SplitStrategy};
+pub use split::{Ratio, SplitSource, SplitStrategy};
 pub use stats::{DegreeStats, GraphStats, SplitCounts};

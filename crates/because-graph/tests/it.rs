@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use because_core::{Interaction, Project, Reference, Rejected, Side, Split, jsonl};
 use because_graph::{
-    BipartiteGraph, Format, GraphStats, Import, ImportSummary, Ratio, RecordKind, SplitSource,
+    BipartiteGraph, Format, GraphStats, Import, ImportSummary, Ratio, RecordKind,
     SplitStrategy, check,
 };
 use proptest::prelude::*;
@@ -244,7 +244,7 @@ fn kinds_are_told_from_columns_and_a_project_imports_itself() {
             RecordKind::Reference
         ]
     );
-    assert_eq!(summary.split, SplitSource::Rows);
+    assert_eq!(summary.split.by, SplitStrategy::Rows);
     assert_eq!(
         (summary.users, summary.items, summary.references),
         (2, 2, 2)
@@ -345,11 +345,8 @@ fn splits_in_the_rows_are_kept_only_when_all_have_one_and_none_is_asked() {
             (8, 1, 1)
         );
         assert_eq!(
-            drawn.split,
-            SplitSource::Random {
-                ratio: Ratio::default(),
-                seed: 0
-            }
+            (drawn.split.by, drawn.split.ratio, drawn.split.seed),
+            (SplitStrategy::Random, Some(Ratio::default()), Some(0))
         );
         assert!(drawn.splits_replaced >= 9);
     }

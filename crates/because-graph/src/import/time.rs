@@ -5,7 +5,7 @@ const MILLISECONDS_FROM: f64 = 1e11;
 
 /// Seconds since 1970 (UTC) from what data sets write: seconds or milliseconds as a number or as digits, or a date
 /// `YYYY-MM-DD`, optionally with `HH:MM[:SS[.fraction]]` and `Z` or an offset.
-pub(super) fn seconds(value: &Value) -> Option<i64> {
+pub(crate) fn seconds(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => from_number(number.as_f64()?),
         Value::String(text) => {
