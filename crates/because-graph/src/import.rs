@@ -1,62 +1,30 @@
 //! Reads raw files into a project directory.
 
+mod cells;
 mod filter;
+mod format;
+mod formats;
 mod gather;
+mod parse;
+mod quick;
 mod record;
 mod rows;
+mod rule;
 mod source;
 mod summary;
 mod time;
 
 use std::collections::HashSet;
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use because_core::{Error as FileError, Interaction, Project, jsonl};
-use serde::{Deserialize, Serialize};
 
 use self::filter::Filter;
+pub use self::format::Format;
 use self::gather::Gathered;
 pub use self::record::RecordKind;
 pub use self::summary::{Filtered, ImportSummary, ImportedFile, ReasonCount, SplitSource};
 use crate::{Error, Ratio, Result, SplitCounts, SplitStrategy};
-
-/// How the files to import are written. Both may be packed (`.gz`, `.zst`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Format {
-    /// One JSON object a line.
-    Jsonl,
-    /// Columns named by the first row, separated by commas, or by tabs in a `.tsv`.
-    Csv,
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Jsonl => "jsonl",
-            Self::Csv => "csv",
-        })
-    }
-}
-
-impl FromStr for Format {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "jsonl" => Ok(Self::Jsonl),
-            "csv" => Ok(Self::Csv),
-            other => Err(Error::Setting {
-                name: "format",
-                value: format!("{other:?}"),
-                reason: "is not jsonl or csv",
-            }),
-        }
-    }
-}
 
 /// Reads people's files and writes a project directory: interactions with their splits, users, items, references, and
 /// every row that was not taken.

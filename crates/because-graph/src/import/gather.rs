@@ -5,14 +5,11 @@ use std::path::{Path, PathBuf};
 use because_core::{Interaction, Item, ItemId, Reference, Rejected, User, UserId};
 use serde_json::Value;
 
-use super::record::{Columns, Fault, Record};
+use super::parse::{Parser, SAMPLE_BYTES, SAMPLE_ROWS};
+use super::record::{Fault, Record};
 use super::rows::{Row, Rows};
-use super::{Format, ImportedFile, RecordKind};
+use super::{Format, ImportedFile};
 use crate::Result;
-
-/// How much of a file is looked at before it is decided what its rows are.
-const SAMPLE_ROWS: usize = 100;
-const SAMPLE_BYTES: usize = 16 << 20;
 
 /// Everything the files hold, each row in exactly one of these places.
 pub(super) struct Gathered {
@@ -76,45 +73,39 @@ impl Gathered {
             kind: None,
             read: 0,
         });
-        let mut columns = Columns::default();
-        let mut rows = Rows::open(format, path)?;
+        let mut parser = Parser::of(format, path);
+        let mut rows = Rows::open(&mut parser, path)?;
         let mut sample = VecDeque::new();
-        let mut kind = match rows.columns() {
-            Some(header) => {
-                let named = header.iter().map(|column| (column.as_str(), true));
-                let kind = columns.kind(named);
-                if kind.is_none() && !header.is_empty() {
-                    return Err(no_id_column(path, header));
-                }
-                kind
-            }
-            None => {
-                sample = first_rows(&mut rows)?;
-                kind_of(&sample, &mut columns)
-            }
-        };
+        if parser.kind().is_none() {
+            sample = first_rows(&mut rows)?;
+            let whole = sample.iter().filter(|row| row.fault.is_none());
+            parser.decide_kind(whole.map(|row| &*row.bytes));
+        }
         while let Some(row) = match sample.pop_front() {
             Some(row) => Some(row),
             None => rows.next()?,
         } {
             self.files[file].read += 1;
+            if row.fault.is_none() {
+                parser.decide_kind([&*row.bytes]);
+            }
             let origin = Origin {
                 file,
                 line: row.line,
             };
-            match read_row(&mut kind, &row, &mut columns) {
-                Ok(record) => self.take(origin, record, row.record),
-                Err(fault) => self.reject(origin, fault, row.record),
+            match read_row(&row, &mut parser) {
+                Ok(record) => self.take(origin, record, raw(&row, &parser)),
+                Err(fault) => self.reject(origin, fault, raw(&row, &parser)),
             }
         }
-        self.files[file].kind = kind;
+        self.files[file].kind = parser.kind();
         Ok(())
     }
 
-    fn take(&mut self, origin: Origin, record: Record, row: Value) {
+    fn take(&mut self, origin: Origin, record: Record<'_>, row: Value) {
         let taken_from = match record {
             Record::Interaction(interaction) => {
-                return self.take_interaction(origin, interaction, row);
+                return self.take_interaction(origin, interaction.into(), row);
             }
             Record::User(user) => insert(&mut self.users, user.user.clone(), (user, origin)),
             Record::Item(item) => insert(&mut self.items, item.item.clone(), (item, origin)),
@@ -205,10 +196,11 @@ impl Gathered {
             if wanted.peek().is_none() {
                 continue;
             }
-            let mut rows = Rows::open(format, path)?;
+            let mut parser = Parser::of(format, path);
+            let mut rows = Rows::open(&mut parser, path)?;
             while let (Some(&&origin), Some(row)) = (wanted.peek(), rows.next()?) {
                 if row.line == origin.line {
-                    texts.insert(origin, row.record);
+                    texts.insert(origin, raw(&row, &parser));
                     wanted.next();
                 }
             }
@@ -237,73 +229,22 @@ fn first_rows(rows: &mut Rows) -> Result<VecDeque<Row>> {
     let mut bytes = 0;
     while sample.len() < SAMPLE_ROWS && bytes < SAMPLE_BYTES {
         let Some(row) = rows.next()? else { break };
-        bytes += row.bytes;
+        bytes += row.bytes.len();
         sample.push_back(row);
     }
     Ok(sample)
 }
 
-/// What most rows of a file are. One row with both a user and an item makes it a file of pairs, because a row that lost one
-/// of its ids must not pass for a user or an item.
-fn kind_of(sample: &VecDeque<Row>, columns: &mut Columns) -> Option<RecordKind> {
-    let mut counts = [0_usize; 4];
-    for kind in sample.iter().filter_map(|row| kind_of_row(row, columns)) {
-        counts[kind as usize] += 1;
-    }
-    let count = |kind: RecordKind| counts[kind as usize];
-    let (interactions, references) = (count(RecordKind::Interaction), count(RecordKind::Reference));
-    let (users, items) = (count(RecordKind::User), count(RecordKind::Item));
-    if interactions + references > 0 {
-        Some(if references > interactions {
-            RecordKind::Reference
-        } else {
-            RecordKind::Interaction
-        })
-    } else if users + items > 0 {
-        Some(if users >= items {
-            RecordKind::User
-        } else {
-            RecordKind::Item
-        })
-    } else {
-        None
+fn read_row<'a>(row: &'a Row, parser: &mut Parser) -> Result<Record<'a>, Fault> {
+    match &row.fault {
+        Some(fault) => Err(fault.clone()),
+        None => parser.parse(&row.bytes),
     }
 }
 
-fn kind_of_row(row: &Row, columns: &mut Columns) -> Option<RecordKind> {
-    let fields = row.record.as_object()?;
-    columns.kind(
-        fields
-            .iter()
-            .map(|(column, value)| (column.as_str(), super::record::is_filled(value))),
-    )
-}
-
-fn read_row(
-    kind: &mut Option<RecordKind>,
-    row: &Row,
-    columns: &mut Columns,
-) -> Result<Record, Fault> {
-    if let Some(fault) = &row.fault {
-        return Err(fault.clone());
-    }
-    if kind.is_none() {
-        *kind = kind_of_row(row, columns);
-    }
-    match (*kind, row.record.as_object()) {
-        (Some(kind), Some(fields)) => columns.record(kind, fields),
-        _ => Err(Fault::of("neither a user nor an item", None)),
-    }
-}
-
-fn no_id_column(path: &Path, header: &[String]) -> crate::Error {
-    let columns = because_core::text::excerpt(&header.join(", "), 200);
-    crate::Error::Header {
-        path: path.to_owned(),
-        line: 1,
-        reason: format!(
-            "no column is a user or an item (found: {columns}); the first row must name the columns, separated by commas \
-             (by tabs in a .tsv), with names like user_id and item_id"
-        ),
+fn raw(row: &Row, parser: &Parser) -> Value {
+    match row.fault {
+        Some(_) => String::from_utf8_lossy(&row.bytes).trim().into(),
+        None => parser.raw(&row.bytes),
     }
 }

@@ -1,96 +1,71 @@
 use std::io::{self, BufRead, Cursor, Read};
 use std::path::{Path, PathBuf};
 
-use because_core::jsonl;
-use serde_json::{Map, Value};
-
-use super::Format;
+use super::parse::Parser;
 use super::record::Fault;
-use crate::{Error, Result};
+use super::rule::Framing;
+use crate::Result;
 
 /// No row may take more memory than this, whatever a file does.
 pub(super) const MAX_ROW_BYTES: usize = 8 << 20;
 /// How much of an overlong row is kept to show.
 const EXCERPT_BYTES: usize = 200;
 
-/// One row of an input file as it was read.
+/// One row of an input file, not yet read.
 #[derive(Debug)]
 pub(super) struct Row {
     /// Where it begins, counted from one.
     pub(super) line: u64,
-    /// The row for `rejected.jsonl`: an object where it could be read as one, its text where not.
-    pub(super) record: Value,
-    /// Why it is no object of fields.
+    /// Without its line feed.
+    pub(super) bytes: Vec<u8>,
+    /// Why it is no whole row; it is then its beginning at most.
     pub(super) fault: Option<Fault>,
-    /// How long it is in the file.
-    pub(super) bytes: usize,
 }
 
-/// The rows of one file, one at a time. Blank lines and a CSV header are not rows.
+/// The rows of one file, one at a time. Blank lines and a header are not rows.
 pub(super) struct Rows {
     path: PathBuf,
-    source: Source,
-}
-
-enum Source {
-    Jsonl(Lines),
-    Csv(Box<Csv>),
+    lines: Lines,
+    delimiter: Option<u8>,
 }
 
 impl Rows {
-    pub(super) fn open(format: Format, path: &Path) -> Result<Self> {
-        let lines = Lines::new(jsonl::open(path)?);
-        let source = match format {
-            Format::Jsonl => Source::Jsonl(lines),
-            Format::Csv => Source::Csv(Box::new(Csv::open(lines, path)?)),
-        };
-        Ok(Self {
+    /// Has the parser read the header, where there is one.
+    pub(super) fn open(parser: &mut Parser, path: &Path) -> Result<Self> {
+        let mut rows = Self {
             path: path.to_owned(),
-            source,
-        })
-    }
-
-    /// The columns, where the file says them before its rows.
-    pub(super) fn columns(&self) -> Option<&[String]> {
-        match &self.source {
-            Source::Jsonl(_) => None,
-            Source::Csv(csv) => Some(&csv.columns),
+            lines: Lines::new(parser.open(path)?),
+            delimiter: match parser.framing() {
+                Framing::Lines => None,
+                Framing::Quoted { delimiter } => Some(delimiter),
+            },
+        };
+        if parser.has_header()
+            && let Some(header) = rows.next()?
+        {
+            if let Some(fault) = header.fault {
+                return Err(crate::Error::Header {
+                    path: path.to_owned(),
+                    line: header.line,
+                    reason: format!("the header is {}", fault.reason),
+                });
+            }
+            parser.read_header(path, header.line, &header.bytes)?;
         }
+        Ok(rows)
     }
 
     pub(super) fn next(&mut self) -> Result<Option<Row>> {
-        match &mut self.source {
-            Source::Jsonl(lines) => next_json(lines),
-            Source::Csv(csv) => csv.next(),
-        }
-        .map_err(|source| because_core::Error::io("read", &self.path, source).into())
+        let taken = self
+            .lines
+            .take(self.delimiter)
+            .map_err(|source| because_core::Error::io("read", &self.path, source))?;
+        Ok(taken.map(|taken| Row {
+            line: taken.line,
+            bytes: self.lines.row.clone(),
+            fault: taken.fault,
+        }))
     }
-}
-
-fn next_json(lines: &mut Lines) -> io::Result<Option<Row>> {
-    let Some(taken) = lines.take(None)? else {
-        return Ok(None);
-    };
-    let bytes = lines.row.trim_ascii();
-    let (record, fault) = match (taken.fault, std::str::from_utf8(bytes)) {
-        (Some(fault), _) => (lossy(bytes), Some(fault)),
-        (None, Err(error)) => (lossy(bytes), Some(Fault::utf8(error.valid_up_to()))),
-        (None, Ok(text)) => match serde_json::from_str(text) {
-            Ok(Value::Object(fields)) => (Value::Object(fields), None),
-            Ok(other) => (other, Some(Fault::of("not a JSON object", None))),
-            Err(error) => (text.into(), Some(Fault::json(&error))),
-        },
-    };
-    Ok(Some(Row {
-        line: taken.line,
-        record,
-        fault,
-        bytes: lines.row.len(),
-    }))
-}
-
-fn lossy(bytes: &[u8]) -> Value {
-    String::from_utf8_lossy(bytes).into_owned().into()
 }
 
 /// Splits bytes into rows of bounded size: physical lines, or CSV rows whose quoted fields may hold line feeds.
@@ -253,151 +228,40 @@ impl Lines {
     }
 }
 
-/// Rows of cells under the columns of the first row. [`Lines`] finds and bounds the rows, the `csv` crate takes each apart.
-struct Csv {
-    lines: Lines,
-    delimiter: u8,
-    cells: csv::Reader<OneRow>,
-    record: csv::ByteRecord,
-    columns: Vec<String>,
-}
-
-impl Csv {
-    fn open(lines: Lines, path: &Path) -> Result<Self> {
-        let tabs = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| super::source::unpacked_name(name).ends_with(".tsv"));
-        let delimiter = if tabs { b'\t' } else { b',' };
-        let cells = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .delimiter(delimiter)
-            .terminator(csv::Terminator::Any(b'\n'))
-            .from_reader(OneRow(Cursor::default()));
-        let mut csv = Self {
-            lines,
-            delimiter,
-            cells,
-            record: csv::ByteRecord::new(),
-            columns: Vec::new(),
-        };
-        csv.read_header(path)?;
-        Ok(csv)
-    }
-
-    fn read_header(&mut self, path: &Path) -> Result<()> {
-        let failed = |source| Error::from(because_core::Error::io("read", path, source));
-        let Some(taken) = self.lines.take(Some(self.delimiter)).map_err(failed)? else {
-            return Ok(());
-        };
-        let wrong = |reason: String| Error::Header {
-            path: path.to_owned(),
-            line: taken.line,
-            reason,
-        };
-        if let Some(fault) = taken.fault {
-            return Err(wrong(format!("the header is {}", fault.reason)));
-        }
-        self.take_apart().map_err(failed)?;
-        for (at, name) in self.record.iter().enumerate() {
-            let name = std::str::from_utf8(name)
-                .map_err(|_| wrong(format!("the name of column {} is not UTF-8", at + 1)))?
-                .trim();
-            let name = match name {
-                "" => format!("column {}", at + 1),
-                name => name.to_owned(),
-            };
-            if self.columns.contains(&name) {
-                return Err(wrong(format!(
-                    "two columns are called {name:?}; rename one"
-                )));
-            }
-            self.columns.push(name);
-        }
-        Ok(())
-    }
-
-    fn next(&mut self) -> io::Result<Option<Row>> {
-        let Some(taken) = self.lines.take(Some(self.delimiter))? else {
-            return Ok(None);
-        };
-        let (record, fault) = match taken.fault {
-            Some(fault) => (lossy(&self.lines.row), Some(fault)),
-            None => {
-                self.take_apart()?;
-                match self.fields() {
-                    Ok(fields) => (Value::Object(fields), None),
-                    Err(fault) => (lossy(&self.lines.row), Some(fault)),
-                }
-            }
-        };
-        Ok(Some(Row {
-            line: taken.line,
-            record,
-            fault,
-            bytes: self.lines.row.len(),
-        }))
-    }
-
-    /// Has the row that was taken last read into `record`.
-    fn take_apart(&mut self) -> io::Result<()> {
-        let mut row = std::mem::take(&mut self.lines.row);
-        row.push(b'\n');
-        self.cells.get_mut().0 = Cursor::new(row);
-        let read = self.cells.read_byte_record(&mut self.record);
-        self.lines.row = std::mem::take(&mut self.cells.get_mut().0).into_inner();
-        self.lines.row.pop();
-        read.map(|_| ()).map_err(io::Error::from)
-    }
-
-    fn fields(&self) -> Result<Map<String, Value>, Fault> {
-        if self.record.len() != self.columns.len() {
-            return Err(Fault {
-                field: None,
-                kind: "another number of fields than the header",
-                reason: format!(
-                    "{} fields where the header has {}",
-                    self.record.len(),
-                    self.columns.len()
-                ),
-            });
-        }
-        self.columns
-            .iter()
-            .zip(self.record.iter())
-            .map(|(column, cell)| match std::str::from_utf8(cell) {
-                Ok(cell) => Ok((column.clone(), cell.into())),
-                Err(error) => Err(Fault::utf8(error.valid_up_to()).in_field(column)),
-            })
-            .collect()
-    }
-}
-
-/// The bytes of exactly one row, so that the `csv` crate never reads ahead of [`Lines`].
-struct OneRow(Cursor<Vec<u8>>);
-
-impl Read for OneRow {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use serde_json::Value;
+
+    use super::super::Format;
     use super::*;
 
-    fn rows(format: Format, name: &str, bytes: &[u8]) -> Vec<Row> {
+    struct Read {
+        line: u64,
+        record: Value,
+        fault: Option<Fault>,
+    }
+
+    fn rows(format: Format, name: &str, bytes: &[u8]) -> Vec<Read> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let mut rows = Rows::open(format, &path).unwrap();
-        std::iter::from_fn(|| rows.next().unwrap()).collect()
+        let mut parser = Parser::of(format, &path);
+        let mut rows = Rows::open(&mut parser, &path).unwrap();
+        std::iter::from_fn(|| rows.next().unwrap())
+            .map(|row| Read {
+                line: row.line,
+                record: match row.fault {
+                    Some(_) => String::from_utf8_lossy(&row.bytes).into(),
+                    None => parser.raw(&row.bytes),
+                },
+                fault: row.fault,
+            })
+            .collect()
     }
 
-    fn cells(row: &Row) -> Vec<&str> {
+    fn cells(row: &Read) -> Vec<&str> {
         let fields = row.record.as_object().unwrap();
         fields
             .values()
@@ -471,7 +335,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.csv");
         std::fs::write(&path, "user,item,item\n").unwrap();
-        let said = Rows::open(Format::Csv, &path).err().unwrap().to_string();
+        let mut parser = Parser::of(Format::Csv, &path);
+        let said = Rows::open(&mut parser, &path).err().unwrap().to_string();
         assert!(
             said.ends_with("a.csv: line 1: two columns are called \"item\"; rename one"),
             "{said}"
