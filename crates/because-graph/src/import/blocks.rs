@@ -235,44 +235,44 @@ impl End {
     }
 }
 
-    /// The end of the row that begins with these bytes; `None` where more of them decide.
-    fn end_of_row(bytes: &[u8], framing: Framing, is_first: bool, ended: bool) -> Option<End> {
-        let window = &bytes[..bytes.len().min(MAX_ROW_BYTES + 1)];
-        let is_full = window.len() > MAX_ROW_BYTES;
-        let (feeds, is_open) = match framing {
-            Framing::Lines => match memchr(b'\n', window) {
-                Some(feed) => return Some(End::whole(feed, feed + 1, 0)),
-                None => (0, false),
-            },
-            Framing::Quoted { delimiter } => {
-                // A byte-order mark does not hide the quote behind it.
-                let marked = is_first && window.starts_with(BYTE_ORDER_MARK);
-                let begin = if marked { BYTE_ORDER_MARK.len() } else { 0 };
-                match quoted(window, begin, delimiter) {
-                    Quotes::Ended { feed, feeds } => {
-                        return Some(End::whole(feed, feed + 1, feeds));
-                    }
-                    Quotes::Unclosed => return Some(End::unclosed(window)),
-                    Quotes::Undecided { feeds, is_open } => (feeds, is_open),
+/// The end of the row that begins with these bytes; `None` where more of them decide.
+fn end_of_row(bytes: &[u8], framing: Framing, is_first: bool, ended: bool) -> Option<End> {
+    let window = &bytes[..bytes.len().min(MAX_ROW_BYTES + 1)];
+    let is_full = window.len() > MAX_ROW_BYTES;
+    let (feeds, is_open) = match framing {
+        Framing::Lines => match memchr(b'\n', window) {
+            Some(feed) => return Some(End::whole(feed, feed + 1, 0)),
+            None => (0, false),
+        },
+        Framing::Quoted { delimiter } => {
+            // A byte-order mark does not hide the quote behind it.
+            let marked = is_first && window.starts_with(BYTE_ORDER_MARK);
+            let begin = if marked { BYTE_ORDER_MARK.len() } else { 0 };
+            match quoted(window, begin, delimiter) {
+                Quotes::Ended { feed, feeds } => {
+                    return Some(End::whole(feed, feed + 1, feeds));
                 }
+                Quotes::Unclosed => return Some(End::unclosed(window)),
+                Quotes::Undecided { feeds, is_open } => (feeds, is_open),
             }
-        };
-        if is_full {
-            return Some(if is_open && feeds > 0 {
-                End::unclosed(window)
-            } else {
-                End::overlong(feeds)
-            });
         }
-        if !ended {
-            return None;
-        }
-        Some(if is_open {
+    };
+    if is_full {
+        return Some(if is_open && feeds > 0 {
             End::unclosed(window)
         } else {
-            End::whole(window.len(), window.len(), feeds)
-        })
+            End::overlong(feeds)
+        });
     }
+    if !ended {
+        return None;
+    }
+    Some(if is_open {
+        End::unclosed(window)
+    } else {
+        End::whole(window.len(), window.len(), feeds)
+    })
+}
 
 /// What quotes say about where a row ends.
 enum Quotes {
@@ -440,7 +440,10 @@ mod tests {
         let rows = rows(COMMAS, &text, 1 << 20);
         assert_eq!(rows[0].1, Wholeness::Unclosed);
         assert!(rows[1..].iter().all(|row| row.1 == Wholeness::Whole));
-        assert_eq!(rows.len(), text.iter().filter(|&&byte| byte == b'\n').count());
+        assert_eq!(
+            rows.len(),
+            text.iter().filter(|&&byte| byte == b'\n').count()
+        );
     }
 
     #[test]

@@ -42,13 +42,7 @@ pub(super) fn fields(line: &[u8]) -> Value {
 }
 
 /// Writes the row that was refused as its line of `rejected.jsonl`.
-pub(super) fn rejected(
-    file: &str,
-    line: u64,
-    fault: Fault,
-    record: Value,
-    out: &mut Vec<u8>,
-) {
+pub(super) fn rejected(file: &str, line: u64, fault: Fault, record: Value, out: &mut Vec<u8>) {
     let row = Rejected {
         file: file.to_owned(),
         line,
@@ -72,11 +66,9 @@ pub(super) fn json(value: &impl Serialize, out: &mut Vec<u8>) {
 
 /// Most texts need no escape, which one pass without a branch tells.
 fn text(text: &str, out: &mut Vec<u8>) {
-    let needs_escape = text
-        .bytes()
-        .fold(false, |needs, byte| {
-            needs | (byte < 0x20) | (byte == b'"') | (byte == b'\\')
-        });
+    let needs_escape = text.bytes().fold(false, |needs, byte| {
+        needs | (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+    });
     if needs_escape {
         json(&text, out);
     } else {

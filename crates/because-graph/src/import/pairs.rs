@@ -95,17 +95,16 @@ impl Pairs {
                 what: "interactions",
                 count: rows.len(),
             })?;
-        let hash = |row: &Row| {
-            self.hasher
-                .hash_one((u64::from(row.user) << 32) | u64::from(row.item))
-        };
         let entry = self.by_pair.entry(
-            hash(&row),
+            hash(&self.hasher, user, item),
             |&known| {
                 let known = &rows[known as usize];
                 (known.user, known.item) == (user, item)
             },
-            |&known| hash(&rows[known as usize]),
+            |&known| {
+                let known = &rows[known as usize];
+                hash(&self.hasher, known.user, known.item)
+            },
         );
         match entry {
             Entry::Vacant(entry) => {
@@ -134,24 +133,30 @@ impl Pairs {
         self.table.rows.len()
     }
 
-    pub(super) fn contains(&self, [user, item]: [u32; 2]) -> bool {
-        let row = Row::new(user, item);
-        let hash = self
-            .hasher
-            .hash_one((u64::from(row.user) << 32) | u64::from(row.item));
+    /// The place of the row that counts for this pair.
+    pub(super) fn find(&self, [user, item]: [&str; 2]) -> Option<u32> {
+        let user = self.table.users.get(user)?;
+        let item = self.table.items.get(item)?;
         let is_it = |&known: &u32| {
             let known = &self.table.rows[known as usize];
             (known.user, known.item) == (user, item)
         };
-        self.by_pair.find(hash, is_it).is_some()
+        self.by_pair
+            .find(hash(&self.hasher, user, item), is_it)
+            .copied()
+    }
+
+    /// The user and the item of the row in this place.
+    pub(super) fn ids(&self, row: u32) -> [&str; 2] {
+        let row = &self.table.rows[row as usize];
+        [
+            self.table.users.name(row.user),
+            self.table.items.name(row.item),
+        ]
     }
 
     pub(super) fn origin(&self, row: u32) -> Origin {
         self.origins.of(row)
-    }
-
-    pub(super) fn table(&self) -> &Table {
-        &self.table
     }
 
     /// The rows that gave way, in the order they came, each with the one that counts in the end.
@@ -177,6 +182,10 @@ impl Pairs {
         });
         table
     }
+}
+
+fn hash(hasher: &DefaultHashBuilder, user: u32, item: u32) -> u64 {
+    hasher.hash_one((u64::from(user) << 32) | u64::from(item))
 }
 
 /// The row that counts for this one's pair in the end.
@@ -272,7 +281,7 @@ mod tests {
             kept.sort_unstable();
             prop_assert_eq!(&counting, &kept);
             for displaced in &displaced {
-                let [gone, kept] = [displaced.row, displaced.kept].map(|row| pairs.table().rows[row as usize]);
+                let [gone, kept] = [displaced.row, displaced.kept].map(|row| pairs.table.rows[row as usize]);
                 prop_assert_eq!((gone.user, gone.item), (kept.user, kept.item));
                 prop_assert!(counting.contains(&displaced.kept));
             }

@@ -66,7 +66,16 @@ impl SpoolReader {
         let read = self.source.read_until(b'\n', &mut self.buffer);
         match read {
             Ok(0) => Ok(None),
-            Ok(_) => Ok(Some(self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer))),
+            Ok(_) => Ok(Some(
+                self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer),
+            )),
+            Err(source) => Err(self.failed(source)),
+        }
+    }
+
+    pub(super) fn is_at_end(&mut self) -> Result<bool> {
+        match self.source.fill_buf() {
+            Ok(buffer) => Ok(buffer.is_empty()),
             Err(source) => Err(self.failed(source)),
         }
     }

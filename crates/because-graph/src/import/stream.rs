@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use because_core::{Error as FileError, Split, jsonl};
+use because_core::{Error as FileError, Split};
 
 use super::blocks::{Block, Blocks, Span, Wholeness};
 use super::parse::{Parser, SAMPLE_BYTES, SAMPLE_ROWS};
@@ -17,7 +17,6 @@ use crate::Result;
 pub(super) struct Source {
     /// Its place among the files.
     pub(super) file: u32,
-    pub(super) path: PathBuf,
     /// As it is called in `rejected.jsonl` and in the summary.
     pub(super) name: String,
     pub(super) parser: Parser,
@@ -175,7 +174,7 @@ impl Source {
     ) -> Result<(Self, Vec<Block>, Blocks)> {
         let failed = |source| FileError::io("read", path, source);
         let mut parser = Parser::of(format, path);
-        let mut blocks = Blocks::new(jsonl::open(path)?, parser.framing(), block_bytes);
+        let mut blocks = Blocks::new(parser.open(path)?, parser.framing(), block_bytes);
         let mut first = Vec::new();
         let (mut count, mut bytes) = (0, 0);
         let wanted = match (parser.has_header(), parser.kind()) {
@@ -208,13 +207,16 @@ impl Source {
         } else if parser.kind().is_none() {
             let rows = first.iter().flat_map(|block| {
                 let whole = |span: &&Span| span.wholeness == Wholeness::Whole;
-                block.rows().iter().filter(whole).map(|span| block.row(span))
+                block
+                    .rows()
+                    .iter()
+                    .filter(whole)
+                    .map(|span| block.row(span))
             });
             parser.decide_kind(rows);
         }
         let source = Self {
             file,
-            path: path.to_owned(),
             name: path.display().to_string(),
             parser,
         };
