@@ -17,6 +17,8 @@ mod source;
 mod spool;
 mod stream;
 mod summary;
+#[cfg(test)]
+mod tests;
 pub(crate) mod time;
 mod write;
 

@@ -343,7 +343,7 @@ fn quoted(bytes: &[u8], begin: usize, delimiter: u8) -> Quotes {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufReader, Cursor};
+    use std::io::{BufReader, Cursor, Read};
 
     use proptest::prelude::*;
 

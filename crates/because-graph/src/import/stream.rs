@@ -395,3 +395,146 @@ fn in_order(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    struct Row {
+        line: u64,
+        record: Value,
+        kind: Option<&'static str>,
+    }
+
+    fn read(format: Format, name: &str, bytes: &[u8], flow: Flow) -> Result<Vec<Row>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let mut rows = Vec::new();
+        let mut ends = 0;
+        run(format, &[path], flow, |step| {
+            let Step::Rows(source, batch) = step else {
+                ends += 1;
+                return Ok(());
+            };
+            assert_eq!(batch.outcomes.len(), batch.block.rows().len());
+            for (span, outcome) in batch.block.rows().iter().zip(&batch.outcomes) {
+                rows.push(Row {
+                    line: span.line,
+                    record: source.parser.raw(batch.block.row(span)),
+                    kind: match outcome {
+                        Outcome::Rejected { kind, .. } => Some(kind),
+                        _ => None,
+                    },
+                });
+            }
+            Ok(())
+        })?;
+        assert_eq!(ends, 1);
+        Ok(rows)
+    }
+
+    const USUAL: Flow = Flow {
+        threads: 2,
+        block_bytes: 1 << 20,
+    };
+
+    fn cells(row: &Row) -> Vec<&str> {
+        let fields = row.record.as_object().unwrap();
+        fields
+            .values()
+            .map(|value| value.as_str().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_header_and_its_rows_are_told_apart() {
+        let text = "\u{feff}\"user\",item,review\r\n\r\nu,i,\"one\r\ntwo, \"\"three\"\"\"\r\nu,5\" nail,\r\n";
+        let rows = read(Format::Csv, "a.csv", text.as_bytes(), USUAL).unwrap();
+        assert_eq!(rows[0].record["user"], "u");
+        assert_eq!(cells(&rows[0]), ["u", "i", "one\r\ntwo, \"three\""]);
+        assert_eq!(cells(&rows[1]), ["u", "5\" nail", ""]);
+        assert_eq!((rows[0].line, rows[1].line), (3, 5));
+        let rows = read(Format::Csv, "a.tsv", b"user\titem\na,b\tc\n", USUAL).unwrap();
+        assert_eq!(cells(&rows[0]), ["a,b", "c"]);
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_one_is_refused() {
+        let said = |bytes: &[u8]| {
+            let read = read(Format::Csv, "a.csv", bytes, USUAL);
+            read.err().unwrap().to_string()
+        };
+        let twice = said(b"user,item,item\n");
+        assert!(
+            twice.ends_with("a.csv: line 1: two columns are called \"item\"; rename one"),
+            "{twice}"
+        );
+        let open = said(b"user,\"item\nu,i\n");
+        assert!(
+            open.contains("line 1: the header is a quote opens"),
+            "{open}"
+        );
+        let long = said(&vec![b'x'; super::super::blocks::MAX_ROW_BYTES + 1]);
+        assert!(
+            long.contains("line 1: the header is longer than 8 MiB"),
+            "{long}"
+        );
+    }
+
+    #[test]
+    fn a_taker_that_stops_stops_the_stream() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        std::fs::write(&path, "{\"user\":1,\"item\":2}\n".repeat(10_000)).unwrap();
+        let flow = Flow {
+            threads: 3,
+            block_bytes: 100,
+        };
+        let mut taken = 0;
+        let stopped = run(Format::Jsonl, &[path], flow, |_| {
+            taken += 1;
+            match taken {
+                5 => Err(crate::Error::EmptyGraph),
+                _ => Ok(()),
+            }
+        });
+        assert!(matches!(stopped, Err(crate::Error::EmptyGraph)));
+        assert_eq!(taken, 5);
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_csv_crate_writes_is_read_back(
+            table in prop::collection::vec(prop::array::uniform2("[a,\"\n\r é]{0,6}"), 0..12),
+            block_bytes in 1_usize..40,
+        ) {
+            let mut out = csv::Writer::from_writer(Vec::new());
+            out.write_record(["user", "item"]).unwrap();
+            for row in &table {
+                out.write_record(row).unwrap();
+            }
+            let flow = Flow { threads: 2, block_bytes };
+            let found = read(Format::Csv, "a.csv", &out.into_inner().unwrap(), flow).unwrap();
+            prop_assert_eq!(found.iter().map(cells).collect::<Vec<_>>(), table);
+        }
+
+        #[test]
+        fn no_bytes_stop_the_reader(
+            bytes in prop::collection::vec(prop::sample::select(b"a,\"\n\r{}\xff\xef\xbb\xbf\0:".to_vec()), 0..60),
+            block_bytes in 1_usize..40,
+        ) {
+            for format in [Format::Jsonl, Format::Csv] {
+                let text = [b"user,item\n", &bytes[..]].concat();
+                let found = read(format, "a", &text, Flow { threads: 2, block_bytes }).unwrap();
+                prop_assert!(found.is_sorted_by(|a, b| a.line < b.line));
+                let whole = read(format, "a", &text, Flow { threads: 1, block_bytes: 1 << 20 }).unwrap();
+                let told = |rows: &[Row]| -> Vec<_> { rows.iter().map(|row| (row.line, row.kind)).collect() };
+                prop_assert_eq!(told(&found), told(&whole));
+            }
+        }
+    }
+}
