@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use because_core::text::excerpt;
@@ -23,11 +24,48 @@ pub enum RecordKind {
 
 /// A row that was taken.
 #[derive(Debug)]
-pub(super) enum Record {
-    Interaction(Interaction),
+pub(super) enum Record<'a> {
+    Interaction(InteractionRow<'a>),
     Reference(Reference),
     User(User),
     Item(Item),
+}
+
+/// An interaction whose texts stand in the row it was read from, where they stand there as they are.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct InteractionRow<'a> {
+    pub(super) user: Cow<'a, str>,
+    pub(super) item: Cow<'a, str>,
+    pub(super) rating: Option<f64>,
+    pub(super) review: Option<Cow<'a, str>>,
+    pub(super) timestamp: Option<i64>,
+    pub(super) split: Option<Split>,
+}
+
+impl InteractionRow<'_> {
+    pub(super) fn into_owned(self) -> InteractionRow<'static> {
+        InteractionRow {
+            user: self.user.into_owned().into(),
+            item: self.item.into_owned().into(),
+            rating: self.rating,
+            review: self.review.map(|review| review.into_owned().into()),
+            timestamp: self.timestamp,
+            split: self.split,
+        }
+    }
+}
+
+impl From<InteractionRow<'_>> for Interaction {
+    fn from(row: InteractionRow<'_>) -> Self {
+        Self {
+            user: UserId::from(&*row.user),
+            item: ItemId::from(&*row.item),
+            rating: row.rating,
+            review: row.review.map(Cow::into_owned),
+            timestamp: row.timestamp,
+            split: row.split,
+        }
+    }
 }
 
 /// Why a row is not taken.
@@ -88,7 +126,7 @@ impl Fault {
 
 /// A field of ours; data sets call it by many names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
+pub(super) enum Field {
     User,
     Item,
     Rating,
@@ -101,11 +139,17 @@ enum Field {
     Explanation,
 }
 
-const FIELDS: usize = 10;
+pub(super) const FIELDS: usize = 10;
+
+/// The names of each field's columns, in small letters and without `_`, `-` and blanks.
+pub(super) type Names = &'static [(Field, &'static [&'static str])];
+
+/// A field, and how well known the column's name is for it: of two columns for one field the lower is read.
+pub(super) type Place = (Field, usize);
 
 /// The names known for each field; of two in one row the one that stands first here is read. They are compared without
 /// case, `_`, `-` and blanks, so `user_id`, `userId` and `UserID` are one name.
-const NAMES: [(Field, &[&str]); FIELDS] = [
+pub(super) const NAMES: Names = &[
     (Field::User, &["user", "userid", "uid", "reviewerid"]),
     (
         Field::Item,
@@ -134,30 +178,59 @@ const NAMES: [(Field, &[&str]); FIELDS] = [
 ];
 
 /// Remembers which column of a file is which field, so that names are compared once and not for every row.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Columns {
-    known: HashMap<String, Option<(Field, usize)>>,
+    names: Names,
+    known: HashMap<String, Option<Place>>,
+    /// The columns as the rows before had them: most rows have the same in the same order.
+    order: Vec<(String, Option<Place>)>,
 }
 
+/// Rows may have names without end (a map written as a row); beyond this they are not worth remembering.
+const MOST_KNOWN: usize = 1000;
+
 impl Columns {
-    fn field(&mut self, column: &str) -> Option<(Field, usize)> {
-        if let Some(&field) = self.known.get(column) {
-            return field;
+    pub(super) fn new(names: Names) -> Self {
+        Self {
+            names,
+            known: HashMap::new(),
+            order: Vec::new(),
+        }
+    }
+
+    /// The field of the column at `at` in its row.
+    pub(super) fn place_at(&mut self, at: usize, column: &str) -> Option<Place> {
+        if let Some((known, place)) = self.order.get(at)
+            && known == column
+        {
+            return *place;
+        }
+        let place = self.place(column);
+        if at < self.order.len() {
+            self.order[at] = (column.to_owned(), place);
+        } else if at == self.order.len() && at < MOST_KNOWN {
+            self.order.push((column.to_owned(), place));
+        }
+        place
+    }
+
+    pub(super) fn place(&mut self, column: &str) -> Option<Place> {
+        if let Some(&place) = self.known.get(column) {
+            return place;
         }
         let name: String = column
             .chars()
             .filter(|c| !matches!(c, '_' | '-' | ' '))
             .flat_map(char::to_lowercase)
             .collect();
-        let field = NAMES.iter().find_map(|(field, names)| {
+        let place = self.names.iter().find_map(|(field, names)| {
             let rank = names.iter().position(|known| *known == name)?;
             Some((*field, rank))
         });
-        // Rows may have names without end (a map written as a row); those are not worth remembering.
-        if self.known.len() < 1000 {
-            self.known.insert(column.to_owned(), field);
+        if self.known.len() < MOST_KNOWN {
+            self.known.insert(column.to_owned(), place);
         }
-        field
+        place
     }
 
     /// What the names of the columns make of a row; `filled` says whether a column has something in it.
@@ -167,7 +240,7 @@ impl Columns {
     ) -> Option<RecordKind> {
         let mut has = [false; FIELDS];
         for (column, filled) in columns {
-            if let Some((field, _)) = self.field(column) {
+            if let Some((field, _)) = self.place(column) {
                 // An id that is null is still meant to be there.
                 has[field as usize] |= filled || matches!(field, Field::User | Field::Item);
             }
@@ -188,22 +261,22 @@ impl Columns {
         &mut self,
         kind: RecordKind,
         fields: &Map<String, Value>,
-    ) -> Result<Record, Fault> {
+    ) -> Result<Record<'static>, Fault> {
         let row = self.pick(fields);
         match kind {
             RecordKind::Reference => row.reference(),
             RecordKind::Interaction if row.get(Field::Explanation).is_some() => row.reference(),
-            RecordKind::Interaction => row.interaction(),
+            RecordKind::Interaction => Ok(Record::Interaction(row.interaction()?.into_owned())),
             RecordKind::User => Ok(Record::User(User {
-                user: row.user()?,
-                profile: row.text(Field::Profile)?,
+                user: UserId::from(&*row.user()?),
+                profile: row.owned(Field::Profile)?,
                 attributes: row.attributes(&[Field::User, Field::Profile])?,
             })),
             RecordKind::Item => Ok(Record::Item(Item {
-                item: row.item()?,
-                title: row.text(Field::Title)?,
-                description: row.text(Field::Description)?,
-                profile: row.text(Field::Profile)?,
+                item: ItemId::from(&*row.item()?),
+                title: row.owned(Field::Title)?,
+                description: row.owned(Field::Description)?,
+                profile: row.owned(Field::Profile)?,
                 attributes: row.attributes(&[
                     Field::Item,
                     Field::Title,
@@ -217,7 +290,7 @@ impl Columns {
     fn pick<'a>(&mut self, fields: &'a Map<String, Value>) -> Picked<'a> {
         let mut found = [None::<(usize, &str, &Value)>; FIELDS];
         for (column, value) in fields {
-            let Some((field, rank)) = self.field(column) else {
+            let Some((field, rank)) = self.place(column) else {
                 continue;
             };
             let best = &mut found[field as usize];
@@ -248,14 +321,12 @@ impl<'a> Picked<'a> {
         self.found[field as usize].map(|(_, column, value)| (column, value))
     }
 
-    fn user(&self) -> Result<UserId, Fault> {
+    fn user(&self) -> Result<Cow<'a, str>, Fault> {
         self.id(Field::User, "user", ["missing user", "user is not an id"])
-            .map(UserId::from)
     }
 
-    fn item(&self) -> Result<ItemId, Fault> {
+    fn item(&self) -> Result<Cow<'a, str>, Fault> {
         self.id(Field::Item, "item", ["missing item", "item is not an id"])
-            .map(ItemId::from)
     }
 
     fn id(
@@ -263,11 +334,11 @@ impl<'a> Picked<'a> {
         field: Field,
         name: &str,
         [missing, wrong]: [&'static str; 2],
-    ) -> Result<String, Fault> {
+    ) -> Result<Cow<'a, str>, Fault> {
         match self.get(field) {
             None => Err(Fault::of(missing, Some(name))),
-            Some((_, Value::String(id))) => Ok(id.trim().to_owned()),
-            Some((_, Value::Number(id))) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
+            Some((_, Value::String(id))) => Ok(id.trim().into()),
+            Some((_, Value::Number(id))) if id.is_i64() || id.is_u64() => Ok(id.to_string().into()),
             Some((column, value)) => Err(Fault::value(
                 column,
                 wrong,
@@ -279,21 +350,25 @@ impl<'a> Picked<'a> {
     }
 
     /// A text; a number stands for its digits, and a list of texts (Amazon's descriptions) for its lines.
-    fn text(&self, field: Field) -> Result<Option<String>, Fault> {
+    fn text(&self, field: Field) -> Result<Option<Cow<'a, str>>, Fault> {
         let Some((column, value)) = self.get(field) else {
             return Ok(None);
         };
         let wrong = || Fault::value(column, "not a text", column, value, "is not a text");
         match value {
-            Value::String(text) => Ok(Some(text.clone())),
-            Value::Number(number) => Ok(Some(number.to_string())),
+            Value::String(text) => Ok(Some(text.into())),
+            Value::Number(number) => Ok(Some(number.to_string().into())),
             Value::Array(lines) => {
                 let lines: Option<Vec<&str>> = lines.iter().map(Value::as_str).collect();
                 let text = lines.ok_or_else(wrong)?.join("\n");
-                Ok((!text.trim().is_empty()).then_some(text))
+                Ok((!text.trim().is_empty()).then_some(text.into()))
             }
             _ => Err(wrong()),
         }
+    }
+
+    fn owned(&self, field: Field) -> Result<Option<String>, Fault> {
+        Ok(self.text(field)?.map(Cow::into_owned))
     }
 
     fn rating(&self) -> Result<Option<f64>, Fault> {
@@ -347,25 +422,25 @@ impl<'a> Picked<'a> {
         }
     }
 
-    fn interaction(&self) -> Result<Record, Fault> {
-        Ok(Record::Interaction(Interaction {
+    fn interaction(&self) -> Result<InteractionRow<'a>, Fault> {
+        Ok(InteractionRow {
             user: self.user()?,
             item: self.item()?,
             rating: self.rating()?,
             review: self.text(Field::Review)?,
             timestamp: self.timestamp()?,
             split: self.split()?,
-        }))
+        })
     }
 
-    fn reference(&self) -> Result<Record, Fault> {
+    fn reference(&self) -> Result<Record<'static>, Fault> {
         let (user, item) = (self.user()?, self.item()?);
         let explanation = self
-            .text(Field::Explanation)?
+            .owned(Field::Explanation)?
             .ok_or_else(|| Fault::of("missing explanation", Some("explanation")))?;
         Ok(Record::Reference(Reference {
-            user,
-            item,
+            user: UserId::from(&*user),
+            item: ItemId::from(&*item),
             explanation,
             graph_split: None,
         }))
@@ -405,13 +480,13 @@ mod tests {
 
     use super::*;
 
-    fn read(kind: RecordKind, row: &Value) -> Result<Record, Fault> {
-        Columns::default().record(kind, row.as_object().unwrap())
+    fn read(kind: RecordKind, row: &Value) -> Result<Record<'static>, Fault> {
+        Columns::new(NAMES).record(kind, row.as_object().unwrap())
     }
 
     fn interaction(row: &Value) -> Result<Interaction, Fault> {
         match read(RecordKind::Interaction, row)? {
-            Record::Interaction(interaction) => Ok(interaction),
+            Record::Interaction(interaction) => Ok(interaction.into()),
             other => panic!("{other:?}"),
         }
     }
@@ -549,7 +624,7 @@ mod tests {
     #[test]
     fn kinds_follow_the_columns() {
         let kind = |columns: &[&str]| {
-            Columns::default().kind(columns.iter().map(|&column| (column, true)))
+            Columns::new(NAMES).kind(columns.iter().map(|&column| (column, true)))
         };
         assert_eq!(
             kind(&["userId", "movieId", "rating"]),

@@ -8,18 +8,30 @@ const MILLISECONDS_FROM: f64 = 1e11;
 pub(crate) fn seconds(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => from_number(number.as_f64()?),
-        Value::String(text) => {
-            let text = text.trim();
-            match text.parse::<f64>() {
-                Ok(number) => from_number(number),
-                Err(_) => from_date(text),
-            }
-        }
+        Value::String(text) => from_text(text),
         _ => None,
     }
 }
 
-fn from_number(number: f64) -> Option<i64> {
+pub(super) fn from_text(text: &str) -> Option<i64> {
+    let text = text.trim();
+    if let Ok(whole) = text.parse() {
+        return from_whole(whole);
+    }
+    match text.parse() {
+        Ok(number) => from_number(number),
+        Err(_) => from_date(text),
+    }
+}
+
+pub(super) fn from_whole(number: i64) -> Option<i64> {
+    if number.unsigned_abs() <= MILLISECONDS_FROM as u64 {
+        return Some(number);
+    }
+    from_number(number as f64)
+}
+
+pub(super) fn from_number(number: f64) -> Option<i64> {
     let seconds = if number.abs() > MILLISECONDS_FROM {
         number / 1000.0
     } else {

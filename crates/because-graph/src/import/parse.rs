@@ -1,0 +1,265 @@
+use std::borrow::Cow;
+use std::io::BufRead;
+use std::path::Path;
+
+use because_core::jsonl;
+use serde_json::{Map, Value};
+
+use super::cells::Cells;
+use super::quick::{self, Found, Plain};
+use super::record::{self, Columns, Fault, InteractionRow, Place, Record, RecordKind};
+use super::rule::{Framing, Rule, Syntax};
+use super::{Format, source};
+use crate::{Error, Result};
+
+/// How many rows of a file, and how many bytes of them, are looked at before it is decided what its rows are.
+pub(super) const SAMPLE_ROWS: usize = 100;
+pub(super) const SAMPLE_BYTES: usize = 16 << 20;
+
+/// Reads the rows of one file, each from its bytes alone. What is remembered between rows (which column is which field) does
+/// not change what is read, so clones on several threads read the same.
+///
+/// In order: [`Parser::of`] the file; [`Parser::read_header`] with its first row where [`Parser::has_header`];
+/// [`Parser::decide_kind`] on its first rows where there is no [`Parser::kind`] yet; then [`Parser::parse`].
+#[derive(Debug, Clone)]
+pub(super) struct Parser {
+    rule: &'static Rule,
+    kind: Option<RecordKind>,
+    columns: Columns,
+    header: Vec<Column>,
+}
+
+#[derive(Debug, Clone)]
+struct Column {
+    name: String,
+    place: Option<Place>,
+}
+
+impl Parser {
+    /// By the rule that the format has for a file of this name.
+    pub(super) fn of(format: Format, path: &Path) -> Self {
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy())
+            .unwrap_or_default();
+        let rules = format.rules();
+        let rule = rules
+            .iter()
+            .find(|rule| rule.fits(source::unpacked_name(&name)).is_some())
+            .unwrap_or(&Rule::DEFAULT);
+        Self {
+            rule,
+            kind: rule.kind,
+            columns: Columns::new(rule.names),
+            header: Vec::new(),
+        }
+    }
+
+    /// Opens the file as the bytes that [`Parser::framing`] makes rows of: unpacked, and turned into lines where it has none.
+    pub(super) fn open(&self, path: &Path) -> Result<Box<dyn BufRead>> {
+        Ok(jsonl::open(path)?)
+    }
+
+    /// How the file falls into rows.
+    pub(super) fn framing(&self) -> Framing {
+        self.rule.framing()
+    }
+
+    /// Whether the first row of the file names the columns.
+    pub(super) fn has_header(&self) -> bool {
+        matches!(self.rule.syntax, Syntax::Cells { .. })
+    }
+
+    /// What the rows are, once it is known.
+    pub(super) fn kind(&self) -> Option<RecordKind> {
+        self.kind
+    }
+
+    /// Takes the names of the columns from the row at this line.
+    pub(super) fn read_header(&mut self, path: &Path, line: u64, row: &[u8]) -> Result<()> {
+        let wrong = |reason: String| Error::Header {
+            path: path.to_owned(),
+            line,
+            reason,
+        };
+        let row = std::str::from_utf8(row).map_err(|error| {
+            let at = error.valid_up_to();
+            wrong(format!("the header is not UTF-8 from byte {} on", at + 1))
+        })?;
+        let mut header: Vec<Column> = Vec::new();
+        for (at, cell) in self.cells(row).enumerate() {
+            let name = match cell.trim() {
+                "" => format!("column {}", at + 1),
+                name => name.to_owned(),
+            };
+            if header.iter().any(|column| column.name == name) {
+                return Err(wrong(format!(
+                    "two columns are called {name:?}; rename one"
+                )));
+            }
+            header.push(Column { place: None, name });
+        }
+        for column in &mut header {
+            column.place = self.columns.place(&column.name);
+        }
+        let names = header.iter().map(|column| (column.name.as_str(), true));
+        self.kind = self.kind.or(self.columns.kind(names));
+        if self.kind.is_none() {
+            let names: Vec<_> = header.iter().map(|column| column.name.as_str()).collect();
+            return Err(wrong(format!(
+                "no column is a user or an item (found: {}); the first row must name the columns, separated by commas (by tabs \
+                 in a .tsv), with names like user_id and item_id",
+                because_core::text::excerpt(&names.join(", "), 200)
+            )));
+        }
+        self.header = header;
+        Ok(())
+    }
+
+    /// What most of the first rows are. One row with both a user and an item makes it a file of pairs, because a row that
+    /// lost one of its ids must not pass for a user or an item. May be asked again while none of the rows told.
+    pub(super) fn decide_kind<'r>(&mut self, rows: impl IntoIterator<Item = &'r [u8]>) {
+        if self.kind.is_some() {
+            return;
+        }
+        let mut counts = [0_usize; 4];
+        for row in rows.into_iter().take(SAMPLE_ROWS) {
+            let kind = self.fields(row).ok().and_then(|row| self.kind_of(&row));
+            if let Some(kind) = kind {
+                counts[kind as usize] += 1;
+            }
+        }
+        let count = |kind: RecordKind| counts[kind as usize];
+        let (pairs, references) = (count(RecordKind::Interaction), count(RecordKind::Reference));
+        let (users, items) = (count(RecordKind::User), count(RecordKind::Item));
+        self.kind = if references > pairs {
+            Some(RecordKind::Reference)
+        } else if pairs > 0 {
+            Some(RecordKind::Interaction)
+        } else if users > 0 && users >= items {
+            Some(RecordKind::User)
+        } else if items > 0 {
+            Some(RecordKind::Item)
+        } else {
+            None
+        };
+    }
+
+    /// The record in a row that is given without its line feed.
+    pub(super) fn parse<'a>(&mut self, row: &'a [u8]) -> Result<Record<'a>, Fault> {
+        if self.kind == Some(RecordKind::Interaction)
+            && let Ok(text) = std::str::from_utf8(row)
+            && let Some(interaction) = match self.rule.syntax {
+                Syntax::Json => quick::json(text.trim_ascii(), &mut self.columns),
+                Syntax::Cells { .. } => self.quick_cells(text),
+            }
+        {
+            return Ok(Record::Interaction(interaction));
+        }
+        let fields = self.fields(row)?;
+        let kind = self.kind.or_else(|| self.kind_of(&fields));
+        let kind = kind.ok_or_else(|| Fault::of("neither a user nor an item", None))?;
+        self.columns.record(kind, &fields)
+    }
+
+    /// The row for `rejected.jsonl`: an object where it can be read as one, its text where not. Not for rows that the framing
+    /// gave up: those are shown as their text.
+    pub(super) fn raw(&self, row: &[u8]) -> Value {
+        if let Ok(fields) = self.fields(row) {
+            return Value::Object(fields);
+        }
+        let row = match self.rule.syntax {
+            Syntax::Json => row.trim_ascii(),
+            Syntax::Cells { .. } => row,
+        };
+        match self.rule.syntax {
+            // A list or a number is no row, but it is no text either.
+            Syntax::Json => serde_json::from_slice(row).ok(),
+            Syntax::Cells { .. } => None,
+        }
+        .unwrap_or_else(|| String::from_utf8_lossy(row).into())
+    }
+
+    fn kind_of(&mut self, row: &Map<String, Value>) -> Option<RecordKind> {
+        let columns = row.iter();
+        self.columns
+            .kind(columns.map(|(name, value)| (name.as_str(), record::is_filled(value))))
+    }
+
+    /// The row's fields under the names of its columns.
+    fn fields(&self, row: &[u8]) -> Result<Map<String, Value>, Fault> {
+        match self.rule.syntax {
+            Syntax::Json => json_fields(row.trim_ascii()),
+            Syntax::Cells { .. } => self.cell_fields(row),
+        }
+    }
+
+    fn cells<'a>(&self, row: &'a str) -> Cells<'a> {
+        let Syntax::Cells { separator, quotes } = self.rule.syntax else {
+            return Cells::of(row, "\n", false);
+        };
+        Cells::of(row, separator, quotes)
+    }
+
+    fn quick_cells<'a>(&self, row: &'a str) -> Option<InteractionRow<'a>> {
+        let mut found = Found::new();
+        let mut cells = self.cells(row);
+        for column in &self.header {
+            let cell = cells.next()?;
+            if let Some(place) = column.place {
+                found.put(place, Plain::Text(cell))?;
+            }
+        }
+        if cells.next().is_some() {
+            return None;
+        }
+        found.interaction()
+    }
+
+    fn cell_fields(&self, row: &[u8]) -> Result<Map<String, Value>, Fault> {
+        let text = String::from_utf8_lossy(row);
+        let cells: Vec<Cow<'_, str>> = self.cells(&text).collect();
+        if cells.len() != self.header.len() {
+            return Err(Fault {
+                field: None,
+                kind: "another number of fields than the header",
+                reason: format!(
+                    "{} fields where the header has {}",
+                    cells.len(),
+                    self.header.len()
+                ),
+            });
+        }
+        if let Cow::Owned(_) = text {
+            return Err(self.not_utf8(row));
+        }
+        let named = self.header.iter().zip(cells);
+        Ok(named
+            .map(|(column, cell)| (column.name.clone(), cell.into()))
+            .collect())
+    }
+
+    /// In which column a row is not UTF-8, and where in it.
+    fn not_utf8(&self, row: &[u8]) -> Fault {
+        let Err(error) = std::str::from_utf8(row) else {
+            return Fault::utf8(0);
+        };
+        let at = error.valid_up_to();
+        let before = String::from_utf8_lossy(&row[..at]);
+        let cells: Vec<_> = self.cells(&before).collect();
+        let place = cells.last().map_or(0, |cell| cell.len());
+        match self.header.get(cells.len().saturating_sub(1)) {
+            Some(column) => Fault::utf8(place).in_field(&column.name),
+            None => Fault::utf8(at),
+        }
+    }
+}
+
+fn json_fields(row: &[u8]) -> Result<Map<String, Value>, Fault> {
+    let text = std::str::from_utf8(row).map_err(|error| Fault::utf8(error.valid_up_to()))?;
+    match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(Fault::of("not a JSON object", None)),
+        Err(error) => Err(Fault::json(&error)),
+    }
+}
