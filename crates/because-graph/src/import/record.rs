@@ -137,9 +137,11 @@ pub(super) enum Field {
     Profile,
     Split,
     Explanation,
+    /// The split of a reference's pair in the graph that others trained on.
+    GraphSplit,
 }
 
-pub(super) const FIELDS: usize = 10;
+pub(super) const FIELDS: usize = 11;
 
 /// The names of each field's columns, in small letters and without `_`, `-` and blanks.
 pub(super) type Names = &'static [(Field, &'static [&'static str])];
@@ -175,6 +177,7 @@ pub(super) const NAMES: Names = &[
     (Field::Profile, &["profile"]),
     (Field::Split, &["split"]),
     (Field::Explanation, &["explanation"]),
+    (Field::GraphSplit, &["graphsplit"]),
 ];
 
 /// Remembers which column of a file is which field, so that names are compared once and not for every row.
@@ -406,8 +409,8 @@ impl<'a> Picked<'a> {
         }
     }
 
-    fn split(&self) -> Result<Option<Split>, Fault> {
-        let Some((column, value)) = self.get(Field::Split) else {
+    fn split(&self, field: Field) -> Result<Option<Split>, Fault> {
+        let Some((column, value)) = self.get(field) else {
             return Ok(None);
         };
         match value.as_str().map(str::parse) {
@@ -429,7 +432,7 @@ impl<'a> Picked<'a> {
             rating: self.rating()?,
             review: self.text(Field::Review)?,
             timestamp: self.timestamp()?,
-            split: self.split()?,
+            split: self.split(Field::Split)?,
         })
     }
 
@@ -442,7 +445,7 @@ impl<'a> Picked<'a> {
             user: UserId::from(&*user),
             item: ItemId::from(&*item),
             explanation,
-            graph_split: None,
+            graph_split: self.split(Field::GraphSplit)?,
         }))
     }
 
