@@ -114,10 +114,7 @@ fn an_import_is_written_down_and_can_be_repeated() {
     );
 
     let strict = json(&["graph", text(&two), "--check", "--strict"]);
-    assert_eq!(
-        strict["graph"]["interactions"]["hidden"].as_u64().unwrap() > 0,
-        true
-    );
+    assert!(strict["graph"]["interactions"]["hidden"].as_u64().unwrap() > 0);
     let passed = strict["check"]["passed"].as_array().unwrap();
     for name in ["split_trains_on_future", "cold_node_knows_more"] {
         assert!(passed.iter().any(|passed| passed == name), "{name}");
@@ -231,6 +228,8 @@ fn a_project_is_made_cold_in_another_folder() {
     ] {
         assert!(passed.iter().any(|passed| passed == name), "{name}");
     }
+    let hidden = fails(2, &["contrast", text(&cold), "--split", "hidden"]);
+    assert!(hidden.contains("not to be known"), "{hidden}");
     let again = folder.path().join("again");
     json(&[
         "import",
