@@ -1,10 +1,15 @@
 //! Reads raw files into a project directory.
 
 mod cells;
+mod change;
+mod entries;
 mod filter;
 mod format;
 mod formats;
 mod gather;
+mod literal;
+mod markup;
+mod parquet;
 mod parse;
 mod quick;
 mod record;
