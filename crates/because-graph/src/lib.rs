@@ -45,7 +45,7 @@ mod split;
 mod stats;
 mod table;
 
-pub use check::{CheckReport, Finding, Severity, check};
+pub use check::{Check, CheckReport, Finding, Severity, check};
 pub use error::{Error, Result};
 pub use graph::{BipartiteGraph, Edge, Neighbor};
 pub use import::{

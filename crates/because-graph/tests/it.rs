@@ -454,6 +454,7 @@ fn references_of_an_earlier_import_do_not_stay() {
         user: "1".into(),
         item: "2".into(),
         explanation: "so".to_owned(),
+        graph_split: None,
     };
     assert_eq!(desk.out().references().unwrap(), [expected]);
     Import::new(Format::Jsonl, [&pairs])

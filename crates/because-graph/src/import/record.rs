@@ -479,6 +479,7 @@ impl<'a> Picked<'a> {
             user: UserId::from(&*user),
             item: ItemId::from(&*item),
             explanation,
+            graph_split: None,
         }))
     }
 
