@@ -3,11 +3,16 @@
 mod again;
 mod blocks;
 mod cells;
+mod change;
+mod entries;
 mod format;
 mod formats;
 mod gather;
 mod line;
+mod literal;
+mod markup;
 mod pairs;
+mod parquet;
 mod parse;
 mod quick;
 mod record;

@@ -6,9 +6,12 @@ use because_core::jsonl;
 use serde_json::{Map, Value};
 
 use super::cells::Cells;
+use super::entries::Entries;
+use super::literal;
+use super::parquet;
 use super::quick::{self, Found, Plain};
 use super::record::{self, Columns, Fault, InteractionRow, Place, Record, RecordKind};
-use super::rule::{Framing, Rule, Syntax};
+use super::rule::{Encoding, Framing, Header, Rule, Syntax};
 use super::{Format, source};
 use crate::{Error, Result};
 
@@ -33,6 +36,16 @@ pub(super) struct Parser {
 struct Column {
     name: String,
     place: Option<Place>,
+    cell: Cell,
+}
+
+/// What a cell is meant to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cell {
+    Text,
+    Words,
+    Number,
+    Numbers,
 }
 
 impl Parser {
@@ -47,17 +60,34 @@ impl Parser {
             .iter()
             .find(|rule| rule.fits(source::unpacked_name(&name)).is_some())
             .unwrap_or(&Rule::DEFAULT);
-        Self {
+        let mut parser = Self {
             rule,
             kind: rule.kind,
-            columns: Columns::new(rule.names),
+            columns: Columns::new(rule),
             header: Vec::new(),
+        };
+        if let Syntax::Cells {
+            header: Header::Always(names),
+            ..
+        } = rule.syntax
+        {
+            parser.header = names.iter().map(|name| Column::plain(name)).collect();
+            parser.place_header();
         }
+        parser
     }
 
     /// Opens the file as the bytes that [`Parser::framing`] makes rows of: unpacked, and turned into lines where it has none.
     pub(super) fn open(&self, path: &Path) -> Result<Box<dyn BufRead>> {
-        Ok(jsonl::open(path)?)
+        match self.rule.syntax {
+            Syntax::Entries => Ok(Box::new(Entries::of(jsonl::open(path)?))),
+            Syntax::Parquet => parquet::open(path),
+            Syntax::Refused(reason) => Err(Error::Unreadable {
+                path: path.to_owned(),
+                reason: reason.to_owned(),
+            }),
+            Syntax::Json | Syntax::Loose | Syntax::Cells { .. } => Ok(jsonl::open(path)?),
+        }
     }
 
     /// How the file falls into rows.
@@ -67,7 +97,13 @@ impl Parser {
 
     /// Whether the first row of the file names the columns.
     pub(super) fn has_header(&self) -> bool {
-        matches!(self.rule.syntax, Syntax::Cells { .. })
+        matches!(
+            self.rule.syntax,
+            Syntax::Cells {
+                header: Header::FirstRow | Header::Typed,
+                ..
+            }
+        )
     }
 
     /// What the rows are, once it is known.
@@ -82,38 +118,54 @@ impl Parser {
             line,
             reason,
         };
-        let row = std::str::from_utf8(row).map_err(|error| {
-            let at = error.valid_up_to();
-            wrong(format!("the header is not UTF-8 from byte {} on", at + 1))
-        })?;
+        let row = decoded(row, self.rule.encoding)
+            .map_err(|at| wrong(format!("the header is not UTF-8 from byte {} on", at + 1)))?;
         let mut header: Vec<Column> = Vec::new();
-        for (at, cell) in self.cells(row).enumerate() {
-            let name = match cell.trim() {
-                "" => format!("column {}", at + 1),
-                name => name.to_owned(),
+        for (at, cell) in self.cells(&row).enumerate() {
+            let mut column = match self.rule.syntax {
+                Syntax::Cells {
+                    header: Header::Typed,
+                    ..
+                } => Column::typed(cell.trim()).map_err(wrong)?,
+                _ => Column::plain(cell.trim()),
             };
-            if header.iter().any(|column| column.name == name) {
+            if column.name.is_empty() {
+                column.name = format!("column {}", at + 1);
+            }
+            if header.iter().any(|before| before.name == column.name) {
                 return Err(wrong(format!(
-                    "two columns are called {name:?}; rename one"
+                    "two columns are called {:?}; rename one",
+                    column.name
                 )));
             }
-            header.push(Column { place: None, name });
+            header.push(column);
         }
-        for column in &mut header {
-            column.place = self.columns.place(&column.name);
-        }
-        let names = header.iter().map(|column| (column.name.as_str(), true));
-        self.kind = self.kind.or(self.columns.kind(names));
+        self.header = header;
+        self.place_header();
         if self.kind.is_none() {
-            let names: Vec<_> = header.iter().map(|column| column.name.as_str()).collect();
+            let names: Vec<_> = self
+                .header
+                .iter()
+                .map(|column| column.name.as_str())
+                .collect();
             return Err(wrong(format!(
                 "no column is a user or an item (found: {}); the first row must name the columns, separated by commas (by tabs \
                  in a .tsv), with names like user_id and item_id",
                 because_core::text::excerpt(&names.join(", "), 200)
             )));
         }
-        self.header = header;
         Ok(())
+    }
+
+    fn place_header(&mut self) {
+        for column in &mut self.header {
+            column.place = self.columns.place(&column.name);
+        }
+        let names = self
+            .header
+            .iter()
+            .map(|column| (column.name.as_str(), true));
+        self.kind = self.kind.or(self.columns.kind(names));
     }
 
     /// What most of the first rows are. One row with both a user and an item makes it a file of pairs, because a row that
@@ -148,15 +200,15 @@ impl Parser {
     /// The record in a row that is given without its line feed.
     pub(super) fn parse<'a>(&mut self, row: &'a [u8]) -> Result<Record<'a>, Fault> {
         if self.kind == Some(RecordKind::Interaction)
-            && let Ok(text) = std::str::from_utf8(row)
-            && let Some(interaction) = match self.rule.syntax {
-                Syntax::Json => quick::json(text.trim_ascii(), &mut self.columns),
-                Syntax::Cells { .. } => self.quick_cells(text),
-            }
+            && let Some(interaction) = self.quick(row)
         {
             return Ok(Record::Interaction(interaction));
         }
-        let fields = self.fields(row)?;
+        let mut fields = self.fields(row)?;
+        for (column, change) in self.rule.changes {
+            change.apply(column, &mut fields)?;
+        }
+        self.give_types(&mut fields);
         let kind = self.kind.or_else(|| self.kind_of(&fields));
         let kind = kind.ok_or_else(|| Fault::of("neither a user nor an item", None))?;
         self.columns.record(kind, &fields)
@@ -168,16 +220,26 @@ impl Parser {
         if let Ok(fields) = self.fields(row) {
             return Value::Object(fields);
         }
-        let row = match self.rule.syntax {
-            Syntax::Json => row.trim_ascii(),
-            Syntax::Cells { .. } => row,
-        };
-        match self.rule.syntax {
-            // A list or a number is no row, but it is no text either.
-            Syntax::Json => serde_json::from_slice(row).ok(),
-            Syntax::Cells { .. } => None,
+        if let Syntax::Cells { .. } = self.rule.syntax {
+            return String::from_utf8_lossy(row).into();
         }
-        .unwrap_or_else(|| String::from_utf8_lossy(row).into())
+        // A list or a number is no row, but it is no text either.
+        let row = row.trim_ascii();
+        serde_json::from_slice(row).unwrap_or_else(|_| String::from_utf8_lossy(row).into())
+    }
+
+    fn quick<'a>(&mut self, row: &'a [u8]) -> Option<InteractionRow<'a>> {
+        if let Syntax::Cells { .. } = self.rule.syntax {
+            return match decoded(row, self.rule.encoding).ok()? {
+                Cow::Borrowed(row) => self.quick_cells(row),
+                Cow::Owned(row) => Some(self.quick_cells(&row)?.into_owned()),
+            };
+        }
+        let row = std::str::from_utf8(row).ok()?.trim_ascii();
+        match self.rule.syntax {
+            Syntax::Loose if !is_json(row) => None,
+            _ => quick::json(row, &mut self.columns),
+        }
     }
 
     fn kind_of(&mut self, row: &Map<String, Value>) -> Option<RecordKind> {
@@ -189,13 +251,17 @@ impl Parser {
     /// The row's fields under the names of its columns.
     fn fields(&self, row: &[u8]) -> Result<Map<String, Value>, Fault> {
         match self.rule.syntax {
-            Syntax::Json => json_fields(row.trim_ascii()),
             Syntax::Cells { .. } => self.cell_fields(row),
+            Syntax::Loose => loose_fields(utf8(row)?),
+            _ => json_fields(utf8(row)?),
         }
     }
 
     fn cells<'a>(&self, row: &'a str) -> Cells<'a> {
-        let Syntax::Cells { separator, quotes } = self.rule.syntax else {
+        let Syntax::Cells {
+            separator, quotes, ..
+        } = self.rule.syntax
+        else {
             return Cells::of(row, "\n", false);
         };
         Cells::of(row, separator, quotes)
@@ -213,11 +279,13 @@ impl Parser {
         if cells.next().is_some() {
             return None;
         }
-        found.interaction()
+        found.interaction(self.rule)
     }
 
     fn cell_fields(&self, row: &[u8]) -> Result<Map<String, Value>, Fault> {
-        let text = String::from_utf8_lossy(row);
+        let text = decoded(row, self.rule.encoding);
+        let is_utf8 = text.is_ok();
+        let text = text.unwrap_or_else(|_| String::from_utf8_lossy(row));
         let cells: Vec<Cow<'_, str>> = self.cells(&text).collect();
         if cells.len() != self.header.len() {
             return Err(Fault {
@@ -230,13 +298,33 @@ impl Parser {
                 ),
             });
         }
-        if let Cow::Owned(_) = text {
+        if !is_utf8 {
             return Err(self.not_utf8(row));
         }
         let named = self.header.iter().zip(cells);
         Ok(named
             .map(|(column, cell)| (column.name.clone(), cell.into()))
             .collect())
+    }
+
+    /// Has cells be what their columns' types say, where no field of ours reads them: those know best what they are.
+    fn give_types(&self, fields: &mut Map<String, Value>) {
+        for column in &self.header {
+            if column.cell == Cell::Text || column.place.is_some() {
+                continue;
+            }
+            let Some(Value::String(text)) = fields.get(&column.name) else {
+                continue;
+            };
+            let words = text.split(' ').filter(|word| !word.is_empty());
+            let typed = match column.cell {
+                Cell::Text => continue,
+                Cell::Number => number(text),
+                Cell::Words => words.collect(),
+                Cell::Numbers => words.map(number).collect(),
+            };
+            fields.insert(column.name.clone(), typed);
+        }
     }
 
     /// In which column a row is not UTF-8, and where in it.
@@ -255,11 +343,91 @@ impl Parser {
     }
 }
 
-fn json_fields(row: &[u8]) -> Result<Map<String, Value>, Fault> {
-    let text = std::str::from_utf8(row).map_err(|error| Fault::utf8(error.valid_up_to()))?;
-    match serde_json::from_str(text) {
+/// The text of a row, or from which byte on it is none.
+fn decoded(row: &[u8], encoding: Encoding) -> Result<Cow<'_, str>, usize> {
+    match (std::str::from_utf8(row), encoding) {
+        (Ok(text), _) => Ok(text.into()),
+        (Err(_), Encoding::Latin1) => Ok(row.iter().map(|&byte| char::from(byte)).collect()),
+        (Err(error), Encoding::Utf8) => Err(error.valid_up_to()),
+    }
+}
+
+/// A number where the text is one.
+fn number(text: &str) -> Value {
+    let text = text.trim();
+    if let Ok(whole) = text.parse::<i64>() {
+        return whole.into();
+    }
+    let number = text.parse().ok().and_then(serde_json::Number::from_f64);
+    number.map_or_else(|| text.into(), Value::Number)
+}
+
+fn utf8(row: &[u8]) -> Result<&str, Fault> {
+    let row = row.trim_ascii();
+    std::str::from_utf8(row).map_err(|error| Fault::utf8(error.valid_up_to()))
+}
+
+fn json_fields(row: &str) -> Result<Map<String, Value>, Fault> {
+    match serde_json::from_str(row) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(Fault::of("not a JSON object", None)),
         Err(error) => Err(Fault::json(&error)),
+    }
+}
+
+/// Whether a row is rather JSON than a Python literal: by its first quote.
+fn is_json(row: &str) -> bool {
+    let first = row.trim_start_matches(['{', ' ', '\t']).chars().next();
+    !matches!(first, Some('\'' | 'u'))
+}
+
+fn loose_fields(row: &str) -> Result<Map<String, Value>, Fault> {
+    if is_json(row) {
+        return match json_fields(row) {
+            Ok(fields) => Ok(fields),
+            Err(fault) => match literal::parse(row) {
+                Ok(Value::Object(fields)) => Ok(fields),
+                _ => Err(fault),
+            },
+        };
+    }
+    match literal::parse(row) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(Fault::of("not a dict", None)),
+        Err(error) => Err(Fault::literal(error)),
+    }
+}
+
+impl Column {
+    fn plain(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            place: None,
+            cell: Cell::Text,
+        }
+    }
+
+    /// From `name:type`.
+    fn typed(header: &str) -> Result<Self, String> {
+        let Some((name, kind)) = header.rsplit_once(':') else {
+            return Err(format!(
+                "the column {header:?} has no type; RecBole's columns are named like user_id:token or rating:float"
+            ));
+        };
+        let cell = match kind.trim() {
+            "token" => Cell::Text,
+            "token_seq" => Cell::Words,
+            "float" => Cell::Number,
+            "float_seq" => Cell::Numbers,
+            other => {
+                return Err(format!(
+                    "the column {name:?} is of the type {other:?}, which is not token, token_seq, float or float_seq"
+                ));
+            }
+        };
+        Ok(Self {
+            cell,
+            ..Self::plain(name.trim())
+        })
     }
 }

@@ -12,6 +12,7 @@ use serde::de::{
 };
 
 use super::record::{Columns, FIELDS, Field, InteractionRow, Place};
+use super::rule::Rule;
 use super::time;
 
 /// A value as it stands in the row.
@@ -55,7 +56,7 @@ impl<'a> Found<'a> {
     }
 
     /// The interaction, where all is plain.
-    pub(super) fn interaction(mut self) -> Option<InteractionRow<'a>> {
+    pub(super) fn interaction(mut self, rule: &Rule) -> Option<InteractionRow<'a>> {
         if self.best[Field::Explanation as usize].is_some() {
             return None;
         }
@@ -68,7 +69,9 @@ impl<'a> Found<'a> {
             },
             review: match self.take(Field::Review) {
                 None => None,
-                Some(Plain::Text(text)) => Some(text),
+                Some(Plain::Text(text)) => {
+                    Some(rule.markup.plain(text)).filter(|text| !is_blank(text))
+                }
                 Some(_) => return None,
             },
             timestamp: match self.take(Field::Timestamp) {
@@ -76,7 +79,7 @@ impl<'a> Found<'a> {
                 Some(value) => Some(timestamp(value)?),
             },
             split: match self.take(Field::Split) {
-                None => None,
+                None => rule.split,
                 Some(Plain::Text(text)) => Some(text.parse::<Split>().ok()?),
                 Some(_) => return None,
             },
@@ -132,9 +135,10 @@ fn timestamp(value: Plain<'_>) -> Option<i64> {
 /// The interaction in a row of JSON.
 pub(super) fn json<'a>(row: &'a str, columns: &mut Columns) -> Option<InteractionRow<'a>> {
     let mut reader = serde_json::Deserializer::from_str(row);
+    let rule = columns.rule();
     let found = reader.deserialize_map(RowVisitor { columns }).ok()?;
     reader.end().ok()?;
-    found.interaction()
+    found.interaction(rule)
 }
 
 struct RowVisitor<'c> {

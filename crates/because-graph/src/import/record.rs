@@ -6,6 +6,8 @@ use because_core::{Attributes, Interaction, Item, ItemId, Reference, Split, User
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::literal::LiteralError;
+use super::rule::Rule;
 use super::time;
 
 /// What a row says, which decides the file it goes to.
@@ -114,6 +116,18 @@ impl Fault {
         }
     }
 
+    pub(super) fn literal(error: LiteralError) -> Self {
+        Self {
+            field: None,
+            kind: "unreadable Python literal",
+            reason: format!(
+                "unreadable Python literal: {} (byte {})",
+                error.what,
+                error.at + 1
+            ),
+        }
+    }
+
     fn value(column: &str, kind: &'static str, name: &str, value: &Value, what: &str) -> Self {
         let shown = excerpt(&value.to_string(), 40);
         Self {
@@ -183,7 +197,7 @@ pub(super) const NAMES: Names = &[
 /// Remembers which column of a file is which field, so that names are compared once and not for every row.
 #[derive(Debug, Clone)]
 pub(super) struct Columns {
-    names: Names,
+    rule: &'static Rule,
     known: HashMap<String, Option<Place>>,
     /// The columns as the rows before had them: most rows have the same in the same order.
     order: Vec<(String, Option<Place>)>,
@@ -193,12 +207,16 @@ pub(super) struct Columns {
 const MOST_KNOWN: usize = 1000;
 
 impl Columns {
-    pub(super) fn new(names: Names) -> Self {
+    pub(super) fn new(rule: &'static Rule) -> Self {
         Self {
-            names,
+            rule,
             known: HashMap::new(),
             order: Vec::new(),
         }
+    }
+
+    pub(super) fn rule(&self) -> &'static Rule {
+        self.rule
     }
 
     /// The field of the column at `at` in its row.
@@ -226,7 +244,7 @@ impl Columns {
             .filter(|c| !matches!(c, '_' | '-' | ' '))
             .flat_map(char::to_lowercase)
             .collect();
-        let place = self.names.iter().find_map(|(field, names)| {
+        let place = self.rule.names.iter().find_map(|(field, names)| {
             let rank = names.iter().position(|known| *known == name)?;
             Some((*field, rank))
         });
@@ -301,7 +319,11 @@ impl Columns {
                 *best = Some((rank, column, value));
             }
         }
-        Picked { fields, found }
+        Picked {
+            rule: self.rule,
+            fields,
+            found,
+        }
     }
 }
 
@@ -313,8 +335,23 @@ pub(super) fn is_filled(value: &Value) -> bool {
     }
 }
 
+/// Whether an attribute says anything.
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Array(list) => list.iter().any(says_something),
+        Value::Object(fields) => fields.values().any(says_something),
+        value => is_filled(value),
+    }
+}
+
+/// A text that is not blank; one of tags alone has become so.
+fn filled(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    (!text.trim().is_empty()).then_some(text)
+}
+
 /// One row with its fields found.
 struct Picked<'a> {
+    rule: &'static Rule,
     fields: &'a Map<String, Value>,
     found: [Option<(usize, &'a str, &'a Value)>; FIELDS],
 }
@@ -359,12 +396,12 @@ impl<'a> Picked<'a> {
         };
         let wrong = || Fault::value(column, "not a text", column, value, "is not a text");
         match value {
-            Value::String(text) => Ok(Some(text.into())),
+            Value::String(text) => Ok(filled(self.rule.markup.plain(text.into()))),
             Value::Number(number) => Ok(Some(number.to_string().into())),
             Value::Array(lines) => {
                 let lines: Option<Vec<&str>> = lines.iter().map(Value::as_str).collect();
                 let text = lines.ok_or_else(wrong)?.join("\n");
-                Ok((!text.trim().is_empty()).then_some(text.into()))
+                Ok(filled(self.rule.markup.plain(text.into())))
             }
             _ => Err(wrong()),
         }
@@ -432,7 +469,7 @@ impl<'a> Picked<'a> {
             rating: self.rating()?,
             review: self.text(Field::Review)?,
             timestamp: self.timestamp()?,
-            split: self.split(Field::Split)?,
+            split: self.split(Field::Split)?.or(self.rule.split),
         })
     }
 
@@ -458,18 +495,25 @@ impl<'a> Picked<'a> {
                 .any(|&field| self.get(field).is_some_and(|(read, _)| read == column))
         };
         let mut attributes = Attributes::new();
+        let plain = |value: &Value| self.rule.markup.plain_value(value.clone());
         for (column, value) in self.fields {
             if !is_filled(value) || is_taken(column) {
                 continue;
             }
             match value {
                 Value::Object(inner) if column == "attributes" => {
-                    for (name, value) in inner.iter().filter(|(_, value)| is_filled(value)) {
-                        attributes.entry(name.as_str()).or_insert(value.clone());
+                    for (name, value) in inner {
+                        let value = plain(value);
+                        if says_something(&value) {
+                            attributes.entry(name.as_str()).or_insert(value);
+                        }
                     }
                 }
                 value => {
-                    attributes.insert(column.clone(), value.clone());
+                    let value = plain(value);
+                    if says_something(&value) {
+                        attributes.insert(column.clone(), value);
+                    }
                 }
             }
         }
@@ -484,7 +528,7 @@ mod tests {
     use super::*;
 
     fn read(kind: RecordKind, row: &Value) -> Result<Record<'static>, Fault> {
-        Columns::new(NAMES).record(kind, row.as_object().unwrap())
+        Columns::new(&Rule::DEFAULT).record(kind, row.as_object().unwrap())
     }
 
     fn interaction(row: &Value) -> Result<Interaction, Fault> {
@@ -627,7 +671,7 @@ mod tests {
     #[test]
     fn kinds_follow_the_columns() {
         let kind = |columns: &[&str]| {
-            Columns::new(NAMES).kind(columns.iter().map(|&column| (column, true)))
+            Columns::new(&Rule::DEFAULT).kind(columns.iter().map(|&column| (column, true)))
         };
         assert_eq!(
             kind(&["userId", "movieId", "rating"]),

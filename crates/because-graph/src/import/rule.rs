@@ -1,19 +1,31 @@
+use because_core::Split;
+
 use super::RecordKind;
+use super::change::Change;
+use super::markup::Markup;
 use super::record::Names;
 
-/// How the files of these names are read: all that one format's files differ in, as data.
+/// How the files of these names are read: all that the files of all formats differ in, as data.
 #[derive(Debug)]
 pub(super) struct Rule {
     /// The names without `.gz` and `.zst`, in small letters; `*` stands for anything.
     pub(super) files: &'static [&'static str],
     /// Whether they are looked for in a folder, or only read when they are named.
     pub(super) in_folders: bool,
-    /// What their rows are, where the name of the file says it.
+    /// What their rows are, where the name of the file says it; the columns say it else.
     pub(super) kind: Option<RecordKind>,
     /// How a row is written.
     pub(super) syntax: Syntax,
+    /// In which letters.
+    pub(super) encoding: Encoding,
     /// Which columns are which fields.
     pub(super) names: Names,
+    /// What the texts hold that was meant for a browser.
+    pub(super) markup: Markup,
+    /// What is done to which column; never to one that an interaction is made of, because those are read without it.
+    pub(super) changes: &'static [(&'static str, Change)],
+    /// The split of every interaction, where the name of the file says it.
+    pub(super) split: Option<Split>,
 }
 
 /// How rows are written.
@@ -21,13 +33,42 @@ pub(super) struct Rule {
 pub(super) enum Syntax {
     /// One JSON object a line.
     Json,
+    /// One JSON object or one Python literal a line.
+    Loose,
+    /// One JSON object in the file, an entry for each row.
+    Entries,
     /// Cells with a separator between them.
     Cells {
         /// What stands between two cells.
         separator: &'static str,
         /// Whether a cell may stand in quotes, and then hold separators and line feeds.
         quotes: bool,
+        /// What names the columns.
+        header: Header,
     },
+    /// Apache Parquet, each row of it as an object.
+    Parquet,
+    /// Not read; what to do instead.
+    Refused(&'static str),
+}
+
+/// What names the columns of cells.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Header {
+    /// The first row.
+    FirstRow,
+    /// The first row, with a type behind each name (`age:token`).
+    Typed,
+    /// No row: these are the columns.
+    Always(&'static [&'static str]),
+}
+
+/// The letters of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Utf8,
+    /// Latin-1 in each row that is no UTF-8: there are copies in both, and what is both means UTF-8.
+    Latin1,
 }
 
 /// How the bytes of a file fall into rows.
@@ -49,7 +90,11 @@ impl Rule {
         in_folders: false,
         kind: None,
         syntax: Syntax::Json,
+        encoding: Encoding::Utf8,
         names: super::record::NAMES,
+        markup: Markup::None,
+        changes: &[],
+        split: None,
     };
 
     /// The place of the first of its patterns that a name (unpacked) fits.
@@ -63,6 +108,7 @@ impl Rule {
             Syntax::Cells {
                 separator,
                 quotes: true,
+                ..
             } => Framing::Quoted {
                 delimiter: separator.as_bytes()[0],
             },
