@@ -36,7 +36,10 @@ fn a_sound_project_passes_every_check() {
     assert_eq!(report.findings, []);
     assert_eq!(report.leaks(), 0);
     assert!(report.passed.contains(&"pair_in_two_splits"));
-    assert!(!report.passed.contains(&"reference_on_train_edge"), "there are no references");
+    assert!(
+        !report.passed.contains(&"reference_on_train_edge"),
+        "there are no references"
+    );
 }
 
 #[test]

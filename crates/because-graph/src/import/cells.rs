@@ -1,5 +1,7 @@
 use std::borrow::Cow;
 
+use memchr::memchr;
+
 /// The cells of one row. In quotes, `""` is one quote; a quote within a cell that begins without one is a letter like any
 /// other, and what follows a closing quote is taken as it stands (as the `csv` crate reads it).
 pub(super) struct Cells<'a> {
@@ -19,14 +21,14 @@ impl<'a> Cells<'a> {
 
     fn find_separator(&self, text: &str) -> Option<usize> {
         match self.separator.as_bytes() {
-            &[byte] => text.as_bytes().iter().position(|&found| found == byte),
+            &[byte] => memchr(byte, text.as_bytes()),
             _ => text.find(self.separator),
         }
     }
 
     fn quoted(&mut self, inside: &'a str) -> Cow<'a, str> {
         let bytes = inside.as_bytes();
-        let Some(close) = bytes.iter().position(|&byte| byte == b'"') else {
+        let Some(close) = memchr(b'"', bytes) else {
             self.rest = None;
             return inside.into();
         };
