@@ -6,6 +6,8 @@ mod entries;
 mod filter;
 mod format;
 mod formats;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gather;
 mod literal;
 mod markup;

@@ -46,6 +46,9 @@ mod table;
 pub use check::{CheckReport, Finding, Severity, check};
 pub use error::{Error, Result};
 pub use graph::{BipartiteGraph, Edge, Neighbor};
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use import::fuzzing;
 pub use import::{
     Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind, SplitSource,
 };
