@@ -7,6 +7,8 @@ mod change;
 mod entries;
 mod format;
 mod formats;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gather;
 mod line;
 mod literal;
