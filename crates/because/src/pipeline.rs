@@ -399,3 +399,25 @@ mod memory {
         Some(kilobytes * 1024)
     }
 }
+
+#[cfg(all(test, feature = "tune"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_imports_where_there_is_nothing_yet_and_only_there() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("r.csv"), "user,item\na,x\nb,x\na,y\n").unwrap();
+        let text =
+            "[import]\nformat = \"csv\"\npaths = [\"r.csv\"]\n[import.filter]\nk_core_items = 2\n";
+        std::fs::write(folder.path().join("because.toml"), text).unwrap();
+        let pipeline = Pipeline::open(folder.path()).unwrap();
+        let report = pipeline.import().unwrap().unwrap();
+        assert_eq!(
+            (report.stage.as_str(), &report.detail["interactions"]),
+            ("import", &2.into())
+        );
+        assert_eq!(pipeline.project().interactions().unwrap().len(), 2);
+        assert!(pipeline.import().unwrap().is_none());
+    }
+}

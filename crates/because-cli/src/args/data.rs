@@ -5,7 +5,8 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// What the files are: jsonl or csv.
+    /// What the files are: jsonl, csv, amazon2014, amazon2018, amazon2023, yelp, steam, movielens, recbole, rlmrec, xrec, or
+    /// parquet in a build with that feature.
     #[arg(required_unless_present = "from_config")]
     pub(crate) format: Option<Format>,
     /// Files, or a folder that holds them; .gz and .zst are read as they are.

@@ -2,7 +2,8 @@ use std::path::Path;
 
 use because::core::Project;
 use because::graph::{
-    BipartiteGraph, Check, ColdStart, Filter, Format, GraphStats, ImportSummary, SplitStrategy,
+    BipartiteGraph, Check, CheckReport, ColdStart, Filter, Format, GraphStats, ImportSummary,
+    SplitStrategy,
 };
 use because::{Error, ImportSettings, Result, Settings};
 use serde_json::json;
@@ -160,13 +161,15 @@ fn said(summary: &ImportSummary, object: &serde_json::Value) -> String {
 
 pub(super) fn graph(args: &Graph, output: &Output) -> Result<()> {
     let project = Project::new(&args.dir);
-    let graph = BipartiteGraph::from_project(&project)?;
-    let stats = serde_json::to_value(GraphStats::of(&graph)).unwrap_or_default();
+    let stats = || -> Result<serde_json::Value> {
+        let graph = BipartiteGraph::from_project(&project)?;
+        Ok(serde_json::to_value(GraphStats::of(&graph)).unwrap_or_default())
+    };
     if !args.check {
+        let stats = stats()?;
         output.result(&stats, || lines(&stats));
         return Ok(());
     }
-    drop(graph);
     let file = project.path("because.toml");
     let mut check = Check::default();
     if file.exists() {
@@ -174,9 +177,10 @@ pub(super) fn graph(args: &Graph, output: &Output) -> Result<()> {
         check.promised = import.and_then(|import| import.split);
     }
     let report = check.run(&project)?;
-    let found = serde_json::to_value(&report).unwrap_or_default();
-    output.result(&json!({ "graph": stats, "check": found }), || {
-        format!("{}\n{}", lines(&stats), lines(&found))
+    // A project that makes no graph (a pair in two splits) is just what a check is for.
+    let stats = stats().unwrap_or_else(|error| json!({ "error": error.to_string() }));
+    output.result(&json!({ "graph": stats, "check": report }), || {
+        format!("{}\n{}", lines(&stats), findings(&report))
     });
     if args.strict && report.leaks() > 0 {
         return Err(Error::Leaks {
@@ -184,6 +188,31 @@ pub(super) fn graph(args: &Graph, output: &Output) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// What was found, for people: each with what it means and the first few.
+fn findings(report: &CheckReport) -> String {
+    let mut text: String = report
+        .findings
+        .iter()
+        .map(|finding| {
+            let of = finding.of.map(|of| format!(" of {of}")).unwrap_or_default();
+            let examples: String = finding
+                .examples
+                .iter()
+                .map(|example| format!("    {}\n", example.replace(['\n', '\r'], " ")))
+                .collect();
+            let more = finding.count > finding.examples.len();
+            let rest = if more { "    ...\n" } else { "" };
+            let (severity, name, count) = (finding.severity, finding.name, finding.count);
+            format!(
+                "{severity}: {name}, {count}{of}\n  {}\n{examples}{rest}",
+                finding.meaning
+            )
+        })
+        .collect();
+    text += &format!("found nothing: {}\n", report.passed.join(", "));
+    text
 }
 
 /// An object as two columns, nested names joined by a blank.

@@ -12,7 +12,7 @@ const PHRASES: usize = 8 << 20;
 const REVIEWS: usize = 500_000;
 /// Phrases held of a held-out review: those with the lowest numbers, which is a fair draw.
 const SKETCH: usize = 8;
-/// A phrase that so many held-out reviews have is what everybody writes.
+/// A phrase that more texts, or more held-out reviews, have than this is what everybody writes.
 const COMMON: usize = 64;
 
 /// Looks for held-out reviews in what may be known: in profiles, in descriptions and in train reviews. Reviews pass by
@@ -212,6 +212,7 @@ impl Phrases {
     fn sort(&mut self) {
         self.entries.sort_unstable();
         self.entries.dedup();
+        self.entries = rare(&self.entries, |_| {});
         self.known = vec![false; self.entries.len()];
         self.filter = Filter::of(&self.entries);
     }
@@ -225,7 +226,10 @@ impl Phrases {
 
     fn know(&mut self, phrase: u64) {
         let range = self.range(phrase);
-        self.known[range].fill(true);
+        // All entries of a phrase become known at once.
+        if !range.is_empty() && !self.known[range.start] {
+            self.known[range].fill(true);
+        }
     }
 
     /// What a text open to everybody says is no secret in another.
@@ -304,17 +308,8 @@ impl Reviews {
             self.entries.extend(phrases.map(|&phrase| (phrase, at)));
         }
         self.entries.sort_unstable();
-        let mut rare = Vec::with_capacity(self.entries.len());
-        for same in self.entries.chunk_by(|a, b| a.0 == b.0) {
-            if same.len() <= COMMON {
-                rare.extend_from_slice(same);
-                continue;
-            }
-            for &(_, at) in same {
-                self.sketches[at as usize].size -= 1;
-            }
-        }
-        self.entries = rare;
+        let sketches = &mut self.sketches;
+        self.entries = rare(&self.entries, |at| sketches[at as usize].size -= 1);
         self.filter = Filter::of(&self.entries);
     }
 
@@ -369,6 +364,19 @@ impl Reviews {
             said,
         );
     }
+}
+
+/// The entries whose phrase is not what everybody writes; `dropped` gets the others.
+fn rare(entries: &[(u64, u32)], mut dropped: impl FnMut(u32)) -> Vec<(u64, u32)> {
+    let mut rare = Vec::with_capacity(entries.len());
+    for same in entries.chunk_by(|a, b| a.0 == b.0) {
+        if same.len() <= COMMON {
+            rare.extend_from_slice(same);
+        } else {
+            same.iter().for_each(|&(_, at)| dropped(at));
+        }
+    }
+    rare
 }
 
 fn range(entries: &[(u64, u32)], phrase: u64) -> std::ops::Range<usize> {

@@ -28,7 +28,7 @@ impl Words {
             } else {
                 self.lower.extend(word.chars().flat_map(char::to_lowercase));
             }
-            self.hashes.push(hash(self.lower[from..].as_bytes()));
+            self.hashes.push(hash(&self.lower.as_bytes()[from..]));
             self.ends.push(self.lower.len());
         }
     }

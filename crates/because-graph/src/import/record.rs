@@ -151,9 +151,11 @@ pub(super) enum Field {
     Profile,
     Split,
     Explanation,
+    /// The split of a reference's pair in the graph that others trained on.
+    GraphSplit,
 }
 
-pub(super) const FIELDS: usize = 10;
+pub(super) const FIELDS: usize = 11;
 
 /// The names of each field's columns, in small letters and without `_`, `-` and blanks.
 pub(super) type Names = &'static [(Field, &'static [&'static str])];
@@ -189,6 +191,7 @@ pub(super) const NAMES: Names = &[
     (Field::Profile, &["profile"]),
     (Field::Split, &["split"]),
     (Field::Explanation, &["explanation"]),
+    (Field::GraphSplit, &["graphsplit"]),
 ];
 
 /// Remembers which column of a file is which field, so that names are compared once and not for every row.
@@ -448,8 +451,8 @@ impl<'a> Picked<'a> {
         }
     }
 
-    fn split(&self) -> Result<Option<Split>, Fault> {
-        let Some((column, value)) = self.get(Field::Split) else {
+    fn split(&self, field: Field) -> Result<Option<Split>, Fault> {
+        let Some((column, value)) = self.get(field) else {
             return Ok(None);
         };
         match value.as_str().map(str::parse) {
@@ -471,7 +474,7 @@ impl<'a> Picked<'a> {
             rating: self.rating()?,
             review: self.text(Field::Review)?,
             timestamp: self.timestamp()?,
-            split: self.split()?.or(self.rule.split),
+            split: self.split(Field::Split)?.or(self.rule.split),
         })
     }
 
@@ -484,7 +487,7 @@ impl<'a> Picked<'a> {
             user: UserId::from(&*user),
             item: ItemId::from(&*item),
             explanation,
-            graph_split: None,
+            graph_split: self.split(Field::GraphSplit)?,
         }))
     }
 
