@@ -46,9 +46,10 @@ impl<'a> Cells<'a> {
 
     /// A quoted cell with quotes in it, or with something behind its closing quote.
     fn unescaped(&mut self, inside: &'a str) -> Cow<'a, str> {
-        let mut cell = String::new();
+        let mut cell = String::with_capacity(128);
         let mut rest = inside;
-        while let Some((before, behind)) = rest.split_once('"') {
+        while let Some(quote) = memchr(b'"', rest.as_bytes()) {
+            let (before, behind) = (&rest[..quote], &rest[quote + 1..]);
             cell.push_str(before);
             match behind.strip_prefix('"') {
                 Some(behind) => {
