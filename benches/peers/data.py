@@ -21,7 +21,10 @@ CORE = 5
 def read(path):
     if path.endswith(".csv"):
         return pandas.read_csv(path, dtype={"user_id": str, "item_id": str})
-    return pandas.read_json(path, lines=True, dtype={"user_id": str, "item_id": str}, convert_dates=False)
+    # In one piece it takes twice the memory and is no faster.
+    dtypes = {"user_id": str, "item_id": str}
+    chunks = pandas.read_json(path, lines=True, dtype=dtypes, convert_dates=False, chunksize=500_000)
+    return pandas.concat(chunks, ignore_index=True)
 
 
 def core(rows):

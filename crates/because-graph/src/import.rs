@@ -7,6 +7,8 @@ mod change;
 mod entries;
 mod format;
 mod formats;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gather;
 mod line;
 mod literal;
@@ -17,6 +19,7 @@ mod parse;
 mod quick;
 mod record;
 mod refused;
+mod rejects;
 mod rule;
 mod source;
 mod spool;
@@ -27,17 +30,20 @@ mod tests;
 pub(crate) mod time;
 mod write;
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 
 use because_core::{Error as FileError, Project};
 
 pub use self::format::Format;
 use self::gather::Gathered;
 pub use self::record::RecordKind;
+use self::rejects::Rejects;
 use self::spool::Draft;
 use self::stream::Flow;
 pub use self::summary::{ColdCounts, Filtered, ImportSummary, ImportedFile, ReasonCount};
-use self::write::{Drafts, Side};
+use self::write::Written;
 use crate::plan::{Applied, Plan};
 use crate::{Error, Ratio, Result, SplitStrategy};
 
@@ -165,71 +171,45 @@ impl Import {
     fn import(&self, files: Vec<PathBuf>, out: &Project) -> Result<ImportSummary> {
         let threads = self
             .threads
-            .or_else(|| std::thread::available_parallelism().ok().map(usize::from));
+            .or_else(|| thread::available_parallelism().ok().map(usize::from));
         let flow = Flow {
             threads: threads.unwrap_or(1),
             block_bytes: self.block_bytes,
         };
-        let mut gathered = Gathered::read(self.format, files, flow, out.root())?;
-        let draft = |name: &str| Draft::of(out.path(name));
-
-        let displaced = gathered.interactions.index.displaced();
-        let mut rejected = draft("rejected.jsonl")?;
-        let reasons = gathered.write_rejected(&displaced, &mut rejected)?;
-        let reasons = ReasonCount::top(reasons);
-        let mut drafts = Drafts::new(rejected);
-
-        let referenced = gathered.referenced(&displaced);
-        let table = std::mem::take(&mut gathered.interactions.index).settle(&displaced);
-        let applied = self.plan.apply(&table)?;
-        let mut filtered = Filtered::default();
-        for step in &applied.steps {
-            filtered.add(step.filter, step.removed.interactions);
+        let (taken, mut rejects) = Gathered::read(self.format, files, flow, out.root())?;
+        let mut rejected_out = Draft::of(out.path("rejected.jsonl"))?;
+        // Neither waits for the other: what was rejected does not depend on the plan.
+        let (reasons, kept) = thread::scope(|scope| {
+            let reasons = scope.spawn(|| rejects.write(&taken, &mut rejected_out));
+            let applied = self.plan.apply(&taken.table);
+            let kept =
+                applied.and_then(|applied| Ok((Written::of(&taken, &applied, out)?, applied)));
+            let reasons = reasons.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (reasons, kept)
+        });
+        let (reasons, (written, applied)) = (reasons?, kept?);
+        rejected_out.put_in_place()?;
+        let references = taken.referenced.len() as u64;
+        if written.splits.total() == 0 {
+            return Err(nothing_left(out, &rejects, &written, references, &reasons));
         }
-
-        let [user_side, item_side] = Side::both(&table, &applied);
-        let (mut users_out, mut items_out) = (draft("users.jsonl")?, draft("items.jsonl")?);
-        let users = user_side.copy(&mut gathered.users, &applied, &mut filtered, &mut users_out)?;
-        let items = item_side.copy(&mut gathered.items, &applied, &mut filtered, &mut items_out)?;
-        if applied.splits.iter().all(Option::is_none) {
-            drafts.put_rejected()?;
-            let left = [users.rows, items.rows, referenced.len() as u64];
-            return Err(nothing_left(out, &gathered, filtered, left, &reasons));
-        }
-        drafts.add("users.jsonl", Some(users_out));
-        drafts.add("items.jsonl", Some(items_out));
-        let mut references_out = None;
-        if !referenced.is_empty() {
-            let out = references_out.insert(draft("references.jsonl")?);
-            write::all(&mut gathered.references.lines, out)?;
-        }
-        drafts.add("references.jsonl", references_out);
-        let mut cold_out = None;
-        if !applied.cold.is_empty() {
-            write::cold(&applied.cold, cold_out.insert(draft("cold.jsonl")?))?;
-        }
-        drafts.add("cold.jsonl", cold_out);
-        let mut interactions_out = draft("interactions.jsonl")?;
-        let splits = write::interactions(
-            &mut gathered.interactions.lines,
-            &displaced,
-            &applied.splits,
-            &mut interactions_out,
-        )?;
-        // Where the interactions are, the rest is there too.
-        drafts.add("interactions.jsonl", Some(interactions_out));
-        drafts.put_in_place(out)?;
+        let Written {
+            users,
+            items,
+            filtered,
+            splits,
+            ..
+        } = written.put_in_place(out)?;
 
         let interactions = splits.total() as u64;
-        let references = referenced.len() as u64;
         Ok(ImportSummary {
-            read: gathered.rows_read(),
+            read: rejects.rows_read(),
             taken: interactions + users.rows + items.rows + references,
-            rejected: gathered.rejected(),
-            files: gathered.files,
+            rejected: rejects.count(),
+            files: rejects.files,
             filtered,
             before: applied.before,
-            references_without_interaction: without_interaction(&referenced, &applied),
+            references_without_interaction: without_interaction(&taken.referenced, &applied),
             steps: applied.steps,
             interactions,
             users: users.rows,
@@ -255,16 +235,18 @@ fn without_interaction(referenced: &[Option<u32>], applied: &Applied) -> u64 {
 
 fn nothing_left(
     out: &Project,
-    gathered: &Gathered,
-    filtered: Filtered,
-    [users, items, references]: [u64; 3],
+    rejects: &Rejects,
+    written: &Written,
+    references: u64,
     reasons: &[ReasonCount],
 ) -> Error {
+    let filtered = written.filtered;
+    let (users, items) = (written.users.rows, written.items.rows);
     let mut account = format!(
         "{} rows read, {} rejected, {} outside the date range, {} below or without min_rating, {} of users not drawn, \
          {} over max_per_user, {} outside the k_core, {users} users, {items} items, {references} references",
-        gathered.rows_read(),
-        gathered.rejected(),
+        rejects.rows_read(),
+        rejects.count(),
         filtered.date_range,
         filtered.min_rating,
         filtered.sample_users,

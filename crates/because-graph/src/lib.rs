@@ -48,6 +48,9 @@ mod table;
 pub use check::{Check, CheckReport, Finding, Severity, check};
 pub use error::{Error, Result};
 pub use graph::{BipartiteGraph, Edge, Neighbor};
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use import::fuzzing;
 pub use import::{
     ColdCounts, Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind,
 };

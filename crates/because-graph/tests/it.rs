@@ -1,6 +1,9 @@
 //! Imports as a user meets them: whole files in, a project directory out.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+#[path = "it/formats.rs"]
+mod formats;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;

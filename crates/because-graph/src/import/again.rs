@@ -10,11 +10,16 @@ use super::record::Record;
 use super::stream::Source;
 use crate::Result;
 
+/// The files of an import and how they are read.
+pub(super) struct Inputs {
+    pub(super) format: Format,
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) block_bytes: usize,
+}
+
 /// Reads interactions that were read before as they stand in their files, in the order of the files and their lines.
 pub(super) struct Again<'a> {
-    format: Format,
-    paths: &'a [PathBuf],
-    block_bytes: usize,
+    inputs: &'a Inputs,
     opened: Option<Opened>,
 }
 
@@ -32,18 +37,16 @@ struct Rows {
 }
 
 impl<'a> Again<'a> {
-    pub(super) fn new(format: Format, paths: &'a [PathBuf], block_bytes: usize) -> Self {
+    pub(super) fn new(inputs: &'a Inputs) -> Self {
         Self {
-            format,
-            paths,
-            block_bytes,
+            inputs,
             opened: None,
         }
     }
 
     /// The row of this user and item; `None` where there is no such row any more, as in a pipe or a file that was changed.
     pub(super) fn record(&mut self, origin: Origin, ids: [&str; 2]) -> Result<Option<Value>> {
-        let path = &self.paths[origin.file as usize];
+        let path = &self.inputs.paths[origin.file as usize];
         let opened = match &mut self.opened {
             Some(opened) if opened.file == origin.file => opened,
             opened => {
@@ -51,12 +54,7 @@ impl<'a> Again<'a> {
                 let is_stream = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
                 let rows = match is_stream {
                     true => None,
-                    false => Some(Rows::open(
-                        self.format,
-                        origin.file,
-                        path,
-                        self.block_bytes,
-                    )?),
+                    false => Some(Rows::open(self.inputs, origin.file)?),
                 };
                 opened.insert(Opened {
                     file: origin.file,
@@ -73,8 +71,9 @@ impl<'a> Again<'a> {
 }
 
 impl Rows {
-    fn open(format: Format, file: u32, path: &std::path::Path, block_bytes: usize) -> Result<Self> {
-        let (source, first, blocks) = Source::open(format, file, path, block_bytes)?;
+    fn open(inputs: &Inputs, file: u32) -> Result<Self> {
+        let path = &inputs.paths[file as usize];
+        let (source, first, blocks) = Source::open(inputs.format, file, path, inputs.block_bytes)?;
         Ok(Self {
             parser: source.parser,
             first: first.into_iter(),

@@ -310,7 +310,10 @@ fn quoted(bytes: &[u8], begin: usize, delimiter: u8) -> Quotes {
         loop {
             let close = memchr(b'"', &bytes[at..]).map(|found| at + found);
             let inside = &bytes[at..close.unwrap_or(bytes.len())];
-            feeds += memchr_iter(b'\n', inside).count() as u64;
+            // Most cells are one line, and that is told faster than lines are counted.
+            if let Some(feed) = memchr(b'\n', inside) {
+                feeds += 1 + memchr_iter(b'\n', &inside[feed + 1..]).count() as u64;
+            }
             let Some(close) = close else {
                 return Quotes::Undecided {
                     feeds,

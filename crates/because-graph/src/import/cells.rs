@@ -1,5 +1,7 @@
 use std::borrow::Cow;
 
+use memchr::memchr;
+
 /// The cells of one row. In quotes, `""` is one quote; a quote within a cell that begins without one is a letter like any
 /// other, and what follows a closing quote is taken as it stands (as the `csv` crate reads it).
 pub(super) struct Cells<'a> {
@@ -19,14 +21,14 @@ impl<'a> Cells<'a> {
 
     fn find_separator(&self, text: &str) -> Option<usize> {
         match self.separator.as_bytes() {
-            &[byte] => text.as_bytes().iter().position(|&found| found == byte),
+            &[byte] => memchr(byte, text.as_bytes()),
             _ => text.find(self.separator),
         }
     }
 
     fn quoted(&mut self, inside: &'a str) -> Cow<'a, str> {
         let bytes = inside.as_bytes();
-        let Some(close) = bytes.iter().position(|&byte| byte == b'"') else {
+        let Some(close) = memchr(b'"', bytes) else {
             self.rest = None;
             return inside.into();
         };
@@ -44,9 +46,10 @@ impl<'a> Cells<'a> {
 
     /// A quoted cell with quotes in it, or with something behind its closing quote.
     fn unescaped(&mut self, inside: &'a str) -> Cow<'a, str> {
-        let mut cell = String::new();
+        let mut cell = String::with_capacity(128);
         let mut rest = inside;
-        while let Some((before, behind)) = rest.split_once('"') {
+        while let Some(quote) = memchr(b'"', rest.as_bytes()) {
+            let (before, behind) = (&rest[..quote], &rest[quote + 1..]);
             cell.push_str(before);
             match behind.strip_prefix('"') {
                 Some(behind) => {

@@ -1,36 +1,46 @@
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use super::again::Again;
-use super::pairs::{Displaced, Nodes, Origin, Pairs, Placed, settled};
-use super::record::Fault;
+use super::again::Inputs;
+use super::pairs::{Displaced, Nodes, Origin, Pairs, Placed, settled_row};
 use super::refused::Refusals;
-use super::spool::{Draft, Spool, SpoolReader};
+use super::rejects::Rejects;
+use super::spool::{Spool, Spooled};
 use super::stream::{self, Batch, Flow, Outcome, Source, Step};
-use super::summary::{ImportedFile, ReasonCount};
-use super::{Format, RecordKind, line};
+use super::summary::ImportedFile;
+use super::{Format, RecordKind};
 use crate::Result;
-
-const DUPLICATE: &str = "duplicate";
+use crate::table::{Row, Table};
 
 /// Everything the files hold: texts on disk, in the order they were read, and in memory what ties them together.
 pub(super) struct Gathered {
-    format: Format,
-    paths: Vec<PathBuf>,
-    block_bytes: usize,
-    pub(super) files: Vec<ImportedFile>,
-    pub(super) interactions: Kept<Pairs>,
-    pub(super) references: Kept<Pairs>,
-    pub(super) users: Kept<Nodes>,
-    pub(super) items: Kept<Nodes>,
+    files: Vec<ImportedFile>,
+    interactions: Kept<Pairs>,
+    references: Kept<Pairs>,
+    users: Kept<Nodes>,
+    items: Kept<Nodes>,
     refused: Refusals,
+    placed: Vec<Option<Placed>>,
+    numbers: Vec<Option<[u32; 2]>>,
 }
 
 /// Rows that were taken: their lines, and which there are.
-pub(super) struct Kept<Index> {
+pub(super) struct Kept<Index, Lines = Spool> {
     pub(super) index: Index,
-    pub(super) lines: Spool,
+    pub(super) lines: Lines,
+}
+
+/// The rows that were taken, once it is known which of each pair counts.
+pub(super) struct Taken {
+    /// The interactions that count, in the order they came.
+    pub(super) table: Table,
+    /// Interactions whose lines are among `lines` and that do not count.
+    pub(super) displaced: Vec<Displaced>,
+    pub(super) lines: Spooled,
+    pub(super) users: Kept<Nodes, Spooled>,
+    pub(super) items: Kept<Nodes, Spooled>,
+    pub(super) references: Spooled,
+    /// For each reference the row in the table of its user and item.
+    pub(super) referenced: Vec<Option<u32>>,
 }
 
 impl<Index: Default> Kept<Index> {
@@ -42,6 +52,15 @@ impl<Index: Default> Kept<Index> {
     }
 }
 
+impl<Index> Kept<Index> {
+    fn close(self) -> Result<Kept<Index, Spooled>> {
+        Ok(Kept {
+            index: self.index,
+            lines: self.lines.close()?,
+        })
+    }
+}
+
 impl Gathered {
     /// Reads all files; what has to be put down on the way goes into the folder.
     pub(super) fn read(
@@ -49,51 +68,53 @@ impl Gathered {
         paths: Vec<PathBuf>,
         flow: Flow,
         folder: &Path,
-    ) -> Result<Self> {
+    ) -> Result<(Taken, Rejects)> {
         let files = paths.iter().map(|path| ImportedFile::unread(path));
         let mut gathered = Self {
             files: files.collect(),
-            format,
-            paths,
-            block_bytes: flow.block_bytes,
             interactions: Kept::in_folder(folder)?,
             references: Kept::in_folder(folder)?,
             users: Kept::in_folder(folder)?,
             items: Kept::in_folder(folder)?,
             refused: Refusals::in_folder(folder)?,
+            placed: Vec::new(),
+            numbers: Vec::new(),
         };
-        let paths = std::mem::take(&mut gathered.paths);
-        let read = stream::run(format, &paths, flow, |step| gathered.take(step));
-        gathered.paths = paths;
-        read.map(|()| gathered)
+        stream::run(format, &paths, flow, |step| gathered.take(step))?;
+        gathered.settle(Inputs {
+            format,
+            paths,
+            block_bytes: flow.block_bytes,
+        })
     }
 
-    pub(super) fn rows_read(&self) -> u64 {
-        self.files.iter().map(|file| file.read).sum()
-    }
-
-    pub(super) fn rejected(&self) -> u64 {
-        self.files.iter().map(|file| file.rejected).sum()
-    }
-
-    /// For each reference the interaction of its user and item, as its row in the settled table.
-    pub(super) fn referenced(&self, displaced: &[Displaced]) -> Vec<Option<u32>> {
+    fn settle(self, inputs: Inputs) -> Result<(Taken, Rejects)> {
+        let displaced = self.interactions.index.displaced();
         let references = &self.references.index;
-        let row = |place: u32| {
-            let gone = displaced.partition_point(|displaced| displaced.row < place);
-            u32::try_from(gone)
-                .ok()
-                .and_then(|gone| place.checked_sub(gone))
-        };
-        (0..)
+        let referenced = (0..)
             .take(references.len())
             .map(|reference| {
-                self.interactions
-                    .index
-                    .find(references.ids(reference))
-                    .and_then(row)
+                let place = self.interactions.index.find(references.ids(reference))?;
+                Some(settled_row(&displaced, place))
             })
-            .collect()
+            .collect();
+        let (table, origins) = self.interactions.index.settle(&displaced);
+        let taken = Taken {
+            table,
+            displaced,
+            lines: self.interactions.lines.close()?,
+            users: self.users.close()?,
+            items: self.items.close()?,
+            references: self.references.lines.close()?,
+            referenced,
+        };
+        let rejects = Rejects {
+            files: self.files,
+            origins,
+            refused: self.refused.close()?,
+            inputs,
+        };
+        Ok((taken, rejects))
     }
 
     fn take(&mut self, step: &Step) -> Result<()> {
@@ -105,12 +126,56 @@ impl Gathered {
             }
             Step::Rows(source, batch) => {
                 self.files[source.file as usize].read += batch.outcomes.len() as u64;
+                self.place(source, batch)?;
                 for (row, outcome) in batch.outcomes.iter().enumerate() {
                     self.take_row(source, batch, row, outcome)?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Finds the places of a batch's interactions, one step for all of them after the other: what each waits for is memory, and
+    /// in short loops the processor waits for many at once.
+    fn place(&mut self, source: &Source, batch: &Batch) -> Result<()> {
+        let index = &mut self.interactions.index;
+        self.numbers.clear();
+        for outcome in &batch.outcomes {
+            self.numbers.push(match outcome {
+                Outcome::Interaction {
+                    ids: [user, item], ..
+                } => Some(index.intern([batch.id(user), batch.id(item)])?),
+                _ => None,
+            });
+        }
+        self.placed.clear();
+        let rows = batch.block.rows().iter().zip(&batch.outcomes);
+        for ((span, outcome), numbers) in rows.zip(&self.numbers) {
+            let placed = match (outcome, numbers) {
+                (
+                    Outcome::Interaction {
+                        rating,
+                        timestamp,
+                        split,
+                        ..
+                    },
+                    &Some([user, item]),
+                ) => {
+                    let origin = Origin {
+                        file: source.file,
+                        line: span.line,
+                    };
+                    let mut row = Row::new(user, item)
+                        .with_rating(*rating)
+                        .with_timestamp(*timestamp);
+                    row.split = *split;
+                    Some(index.place(origin, row)?)
+                }
+                _ => None,
+            };
+            self.placed.push(placed);
+        }
+        Ok(())
     }
 
     fn take_row(
@@ -124,39 +189,26 @@ impl Gathered {
             file: source.file,
             line: batch.block.rows()[row].line,
         };
-        let (kind, duplicate) = match outcome {
-            Outcome::Interaction {
-                ids: [user, item],
-                rating,
-                timestamp,
-                split,
-                line,
-            } => {
-                let ids = [batch.id(user), batch.id(item)];
-                let placed = self.interactions.index.place(origin, ids, |mut row| {
-                    row.split = *split;
-                    row.with_rating(*rating).with_timestamp(*timestamp)
-                })?;
-                match placed {
-                    Placed::Taken => self.interactions.lines.write(batch.bytes(line))?,
-                    Placed::DuplicateOf(kept) => {
-                        return self.refuse_duplicate(source, batch, row, Of::Settled(kept));
-                    }
+        let (kind, first) = match outcome {
+            Outcome::Interaction { line, .. } => {
+                if let Some(Placed::DuplicateOf(kept)) = self.placed[row] {
+                    return self.refuse_duplicate(source, batch, row, Of::Settled(kept));
                 }
+                self.interactions.lines.write(batch.bytes(line))?;
                 (RecordKind::Interaction, None)
             }
             Outcome::Reference {
                 ids: [user, item],
                 line,
             } => {
-                let ids = [batch.id(user), batch.id(item)];
-                let placed = self.references.index.place(origin, ids, |row| row)?;
-                let first = match placed {
+                let Kept { index, lines } = &mut self.references;
+                let [user, item] = index.intern([batch.id(user), batch.id(item)])?;
+                let first = match index.place(origin, Row::new(user, item))? {
                     Placed::Taken => {
-                        self.references.lines.write(batch.bytes(line))?;
+                        lines.write(batch.bytes(line))?;
                         None
                     }
-                    Placed::DuplicateOf(kept) => Some(self.references.index.origin(kept)),
+                    Placed::DuplicateOf(kept) => Some(index.origin(kept)),
                 };
                 (RecordKind::Reference, first)
             }
@@ -173,7 +225,7 @@ impl Gathered {
                 return self.refused.push(origin, kind, batch.bytes(line));
             }
         };
-        match duplicate {
+        match first {
             Some(first) => self.refuse_duplicate(source, batch, row, Of::First(first)),
             None => {
                 self.files[source.file as usize].kind.get_or_insert(kind);
@@ -198,79 +250,13 @@ impl Gathered {
         let record = source.parser.raw(batch.block.row(span));
         match of {
             Of::First(first) => {
-                let fault = self.duplicate_of(first);
-                let mut line = Vec::new();
-                line::rejected(&source.name, origin.line, fault, record, &mut line);
-                self.refused.push(origin, DUPLICATE, &line)
-            }
-            Of::Settled(kept) => {
+                let first_file = &self.files[first.file as usize].file;
                 self.refused
-                    .push_duplicate(origin, DUPLICATE, kept, &source.name, &record)
+                    .push_duplicate_of(origin, &source.name, first_file, first.line, record)
             }
-        }
-    }
-
-    fn duplicate_of(&self, kept: Origin) -> Fault {
-        let file = &self.files[kept.file as usize].file;
-        Fault {
-            field: None,
-            kind: DUPLICATE,
-            reason: format!("duplicate of {file} line {}", kept.line),
-        }
-    }
-
-    /// Writes every row that was not taken, in the order of the files and their lines, and counts the reasons. Rows that were
-    /// taken and then gave way are read from their files again: keeping every row's text for them would take the memory of
-    /// the whole input.
-    pub(super) fn write_rejected(
-        &mut self,
-        displaced: &[Displaced],
-        out: &mut Draft,
-    ) -> Result<Vec<ReasonCount>> {
-        let mut reasons = Vec::new();
-        let mut refused = self.refused.read()?;
-        let mut lines = Places::of(self.interactions.lines.read()?);
-        let mut again = Again::new(self.format, &self.paths, self.block_bytes);
-        let mut late = displaced.iter().peekable();
-        let mut line = Vec::new();
-        loop {
-            let next = refused.next()?;
-            let before = |displaced: &&Displaced| {
-                let origin = self.interactions.index.origin(displaced.row);
-                next.as_ref().is_none_or(|next| origin < next.origin)
-            };
-            while let Some(gone) = late.next_if(before) {
-                let origin = self.interactions.index.origin(gone.row);
-                let fault = self.duplicate_of(self.interactions.index.origin(gone.kept));
-                let file = &mut self.files[origin.file as usize];
-                file.rejected += 1;
-                ReasonCount::count(&mut reasons, DUPLICATE, &file.file, origin.line);
-                let ids = self.interactions.index.ids(gone.row);
-                let record = match again.record(origin, ids)? {
-                    Some(record) => record,
-                    None => lines.fields(gone.row)?,
-                };
-                line.clear();
-                line::rejected(&file.file, origin.line, fault, record, &mut line);
-                out.write(&line)?;
-            }
-            let Some(next) = next else {
-                return Ok(reasons);
-            };
-            let file = &self.files[next.origin.file as usize].file;
-            ReasonCount::count(&mut reasons, next.kind, file, next.origin.line);
-            match next.kept {
-                None => out.write(next.line)?,
-                Some(kept) => {
-                    let kept = self.interactions.index.origin(settled(displaced, kept));
-                    let (head, tail) = next.line.split_at(next.head);
-                    out.write(head)?;
-                    line.clear();
-                    line::json(&self.duplicate_of(kept).reason, &mut line);
-                    out.write(&line)?;
-                    out.write(tail)?;
-                }
-            }
+            Of::Settled(kept) => self
+                .refused
+                .push_duplicate(origin, &source.name, kept, &record),
         }
     }
 }
@@ -290,27 +276,5 @@ impl Kept<Nodes> {
             self.lines.write(line)?;
         }
         Ok(first)
-    }
-}
-
-/// The lines of interactions by their place, asked for in order.
-struct Places {
-    lines: SpoolReader,
-    next: u32,
-}
-
-impl Places {
-    fn of(lines: SpoolReader) -> Self {
-        Self { lines, next: 0 }
-    }
-
-    /// What was taken from a row, for want of the row itself.
-    fn fields(&mut self, place: u32) -> Result<Value> {
-        while self.next < place {
-            self.lines.line()?;
-            self.next += 1;
-        }
-        self.next += 1;
-        Ok(self.lines.line()?.map(line::fields).unwrap_or_default())
     }
 }

@@ -78,16 +78,18 @@ pub(super) enum Placed {
 }
 
 impl Pairs {
-    /// Of two rows of one pair the later counts where both say when, else the one that came first.
-    pub(super) fn place(
-        &mut self,
-        origin: Origin,
-        [user, item]: [&str; 2],
-        fill: impl FnOnce(Row) -> Row,
-    ) -> Result<Placed> {
-        let Table { users, items, rows } = &mut self.table;
-        let (user, item) = (users.intern(user)?, items.intern(item)?);
-        let row = fill(Row::new(user, item));
+    /// The numbers of these ids; what they are for is up to [`Pairs::place`].
+    pub(super) fn intern(&mut self, [user, item]: [&str; 2]) -> Result<[u32; 2]> {
+        Ok([
+            self.table.users.intern(user)?,
+            self.table.items.intern(item)?,
+        ])
+    }
+
+    /// Takes a row of interned ids. Of two rows of one pair the later counts where both say when, else the one that came first.
+    pub(super) fn place(&mut self, origin: Origin, row: Row) -> Result<Placed> {
+        let rows = &mut self.table.rows;
+        let (user, item) = (row.user, row.item);
         let place = u32::try_from(rows.len())
             .ok()
             .filter(|&place| place < u32::MAX)
@@ -170,8 +172,8 @@ impl Pairs {
         displaced
     }
 
-    /// The interactions that count, in the order they came.
-    pub(super) fn settle(self, displaced: &[Displaced]) -> Table {
+    /// The interactions that count, in the order they came, and where each row stands that has a place.
+    pub(super) fn settle(self, displaced: &[Displaced]) -> (Table, Origins) {
         let mut table = self.table;
         let mut gone = displaced.iter().map(|displaced| displaced.row).peekable();
         let mut place = 0;
@@ -180,8 +182,15 @@ impl Pairs {
             place += 1;
             stays
         });
-        table
+        (table, self.origins)
     }
+}
+
+/// The row of the settled table that a row's place becomes, where it counts.
+pub(super) fn settled_row(displaced: &[Displaced], place: u32) -> u32 {
+    let gone = displaced.partition_point(|displaced| displaced.row < place);
+    // No more than `place` rows stand before it.
+    place - u32::try_from(gone).unwrap_or(place)
 }
 
 fn hash(hasher: &DefaultHashBuilder, user: u32, item: u32) -> u64 {
@@ -260,9 +269,9 @@ mod tests {
             for &(user, item, time) in &rows {
                 let place = pairs.len() as u32;
                 let ids = [user.to_string(), item.to_string()];
-                let placed = pairs
-                    .place(at(0, 1), [&ids[0], &ids[1]], |row| row.with_timestamp(time))
-                    .unwrap();
+                let [user_number, item_number] = pairs.intern([&ids[0], &ids[1]]).unwrap();
+                let row = Row::new(user_number, item_number).with_timestamp(time);
+                let placed = pairs.place(at(0, 1), row).unwrap();
                 let kept = expected.get(&(user, item)).copied();
                 let counts = kept.is_none_or(|(_, before)| before.is_some() && time > before);
                 if counts {
@@ -285,7 +294,7 @@ mod tests {
                 prop_assert_eq!((gone.user, gone.item), (kept.user, kept.item));
                 prop_assert!(counting.contains(&displaced.kept));
             }
-            let table = pairs.settle(&displaced);
+            let (table, _) = pairs.settle(&displaced);
             prop_assert_eq!(table.rows.len() + displaced.len() + refused, rows.len());
             prop_assert_eq!(table.rows.len(), kept.len());
         }

@@ -204,6 +204,11 @@ impl Parser {
         {
             return Ok(Record::Interaction(interaction));
         }
+        self.parse_whole(row)
+    }
+
+    /// The same the long way: through all fields of the row.
+    fn parse_whole(&mut self, row: &[u8]) -> Result<Record<'static>, Fault> {
         let mut fields = self.fields(row)?;
         for (column, change) in self.rule.changes {
             change.apply(column, &mut fields)?;
@@ -212,6 +217,20 @@ impl Parser {
         let kind = self.kind.or_else(|| self.kind_of(&fields));
         let kind = kind.ok_or_else(|| Fault::of("neither a user nor an item", None))?;
         self.columns.record(kind, &fields)
+    }
+
+    /// Reads a row both ways, and says whether they disagree. They may where a column that an interaction does not need is at
+    /// fault: the quick way passes over it.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn disagrees_with_itself(&mut self, row: &[u8]) -> bool {
+        let (quick, whole) = (self.parse(row), self.clone().parse_whole(row));
+        match (quick, whole) {
+            (Ok(Record::Interaction(quick)), Ok(Record::Interaction(whole))) => quick != whole,
+            (Ok(Record::Interaction(_)), Err(fault)) => fault.kind != "unreadable JSON",
+            (Ok(_), Ok(_)) => false,
+            (Err(quick), Err(whole)) => quick != whole,
+            _ => true,
+        }
     }
 
     /// The row for `rejected.jsonl`: an object where it can be read as one, its text where not. Not for rows that the framing
@@ -429,5 +448,144 @@ impl Column {
             cell,
             ..Self::plain(name.trim())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parser(format: Format, name: &str, header: &str) -> Parser {
+        let path = Path::new(name);
+        let mut parser = Parser::of(format, path);
+        if parser.has_header() {
+            parser.read_header(path, 1, header.as_bytes()).unwrap();
+        }
+        parser.kind = Some(RecordKind::Interaction);
+        parser
+    }
+
+    fn interaction<'a>(parser: &mut Parser, row: &'a str) -> InteractionRow<'a> {
+        match parser.parse(row.as_bytes()).unwrap() {
+            Record::Interaction(interaction) => interaction,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_borrowed(text: &Cow<'_, str>) -> bool {
+        matches!(text, Cow::Borrowed(_))
+    }
+
+    #[test]
+    fn a_plain_interaction_is_not_copied() {
+        let mut json = parser(Format::Jsonl, "a.jsonl", "");
+        let row = r#"{"x": [{"deep": 1e999}], "reviewText": "good", "user_id": " u ", "asin": "i", "overall": "4", "unixReviewTime": 7, "split": "tst"}"#;
+        let found = interaction(&mut json, row);
+        assert!(is_borrowed(&found.user) && is_borrowed(&found.item));
+        assert!(found.review.as_ref().is_some_and(is_borrowed));
+        assert_eq!(
+            (&*found.user, found.rating, found.timestamp),
+            ("u", Some(4.0), Some(7))
+        );
+        assert_eq!(found.split, Some(because_core::Split::Test));
+
+        let mut csv = parser(Format::Csv, "a.csv", "user,x,item,review,time");
+        let found = interaction(&mut csv, "u,,i,\"good, or not\",2018-07-07");
+        assert!(found.review.as_ref().is_some_and(is_borrowed));
+        assert_eq!((&*found.item, found.timestamp), ("i", Some(1_530_921_600)));
+    }
+
+    #[test]
+    fn rows_with_other_columns_than_the_one_before_are_read() {
+        let mut json = parser(Format::Jsonl, "a.jsonl", "");
+        for (row, user) in [
+            (r#"{"user":"a","item":"i"}"#, "a"),
+            (r#"{"item":"i","user":"b"}"#, "b"),
+            (r#"{"uid":"c","iid":"i","user":null}"#, "c"),
+            (r#"{"uid":"no","user":"d","item":"i"}"#, "d"),
+            (r#"{"user":"no","user":"e","item":"i"}"#, "e"),
+        ] {
+            assert_eq!(interaction(&mut json, row).user, user, "{row}");
+            assert!(!json.disagrees_with_itself(row.as_bytes()), "{row}");
+        }
+    }
+
+    fn json_row() -> impl Strategy<Value = String> {
+        let name = prop::sample::select(vec![
+            "user",
+            "item",
+            "rating",
+            "review",
+            "time",
+            "split",
+            "explanation",
+            "x",
+            "user_id",
+            "\\u0075ser",
+            "title",
+        ]);
+        let value = prop::sample::select(vec![
+            "1",
+            "-1",
+            "1.5",
+            "\"a\"",
+            "\" b \"",
+            "\"\"",
+            "null",
+            "true",
+            "[\"x\"]",
+            "{}",
+            "\"4.5\"",
+            "\"NaN\"",
+            "\"test\"",
+            "1e400",
+            "\"2018-07-07\"",
+            "99999999999999999999",
+            "18446744073709551615",
+            "\"\\u00e9\\n\"",
+            "\"\u{a0}\"",
+            "nope",
+            "[[1]]",
+            "1531001351123",
+        ]);
+        prop::collection::vec((name, value), 0..7).prop_map(|fields| {
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| format!("\"{name}\":{value}"))
+                .collect();
+            format!("{{{}}}", fields.join(","))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn the_quick_way_reads_what_the_long_way_reads(row in json_row()) {
+            let mut parser = parser(Format::Jsonl, "a.jsonl", "");
+            prop_assert!(!parser.disagrees_with_itself(row.as_bytes()));
+        }
+
+        #[test]
+        fn cells_are_read_alike_both_ways(cells in prop::collection::vec("[a1\"., é-]{0,5}", 4..7), header in 0_usize..2) {
+            let header = ["user,item,rating,review,time", "item,user_id,user,rating,x"][header];
+            let mut parser = parser(Format::Csv, "a.csv", header);
+            prop_assert!(!parser.disagrees_with_itself(cells.join(",").as_bytes()));
+        }
+
+        #[test]
+        fn no_bytes_stop_any_parser(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            for format in Format::ALL {
+                for name in ["a.jsonl", "a.csv", "meta_a.json", "u.item", "movies.dat", "a.item", "usr_prf.json", "item_profile.json", "x"] {
+                    let mut parser = Parser::of(format, Path::new(name));
+                    let _ = parser.read_header(Path::new(name), 1, b"user_id:token\titem_id:token");
+                    parser.decide_kind([&*bytes]);
+                    parser.disagrees_with_itself(&bytes);
+                    parser.raw(&bytes);
+                }
+            }
+        }
     }
 }

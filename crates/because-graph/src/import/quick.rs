@@ -30,27 +30,34 @@ pub(super) enum Plain<'a> {
 #[derive(Debug)]
 pub(super) struct Found<'a> {
     best: [Option<(usize, Plain<'a>)>; FIELDS],
+    /// A bit for each name of a field that the row has.
+    seen: [u32; FIELDS],
 }
 
 impl<'a> Found<'a> {
     pub(super) fn new() -> Self {
         Self {
             best: std::array::from_fn(|_| None),
+            seen: [0; FIELDS],
         }
     }
 
     /// Takes a value in; `None` where it is not plain which one is meant.
     pub(super) fn put(&mut self, (field, rank): Place, value: Plain<'a>) -> Option<()> {
+        let bit = 1_u32.checked_shl(rank as u32)?;
+        let seen = &mut self.seen[field as usize];
+        if *seen & bit != 0 {
+            return None;
+        }
+        *seen |= bit;
         match &value {
             Plain::Null => return Some(()),
             Plain::Text(text) if is_blank(text) => return Some(()),
             _ => {}
         }
         let best = &mut self.best[field as usize];
-        match best {
-            Some((before, _)) if *before == rank => return None,
-            Some((before, _)) if *before < rank => {}
-            _ => *best = Some((rank, value)),
+        if best.as_ref().is_none_or(|(before, _)| rank < *before) {
+            *best = Some((rank, value));
         }
         Some(())
     }

@@ -310,10 +310,12 @@ impl Columns {
 
     fn pick<'a>(&mut self, fields: &'a Map<String, Value>) -> Picked<'a> {
         let mut found = [None::<(usize, &str, &Value)>; FIELDS];
+        let mut named = Vec::new();
         for (column, value) in fields {
             let Some((field, rank)) = self.place(column) else {
                 continue;
             };
+            named.push((column.as_str(), field));
             let best = &mut found[field as usize];
             if is_filled(value) && best.is_none_or(|(before, ..)| rank < before) {
                 *best = Some((rank, column, value));
@@ -322,6 +324,7 @@ impl Columns {
         Picked {
             rule: self.rule,
             fields,
+            named,
             found,
         }
     }
@@ -353,6 +356,8 @@ fn filled(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
 struct Picked<'a> {
     rule: &'static Rule,
     fields: &'a Map<String, Value>,
+    /// Every column that is a field of ours, read or not.
+    named: Vec<(&'a str, Field)>,
     found: [Option<(usize, &'a str, &'a Value)>; FIELDS],
 }
 
@@ -486,18 +491,20 @@ impl<'a> Picked<'a> {
         }))
     }
 
-    /// Every filled column that was not read as one of `taken`; the entries of an `attributes` object come along, and give
+    /// Every filled column that was not read as one of `taken`, nor says the same as the one that was; the entries of an `attributes` object come along, and give
     /// way to a column of the same name.
     fn attributes(&self, taken: &[Field]) -> Result<Attributes, Fault> {
-        let is_taken = |column: &str| {
-            taken
-                .iter()
-                .any(|&field| self.get(field).is_some_and(|(read, _)| read == column))
+        let is_taken = |column: &str, value: &Value| {
+            let named = self.named.iter().find(|(name, _)| *name == column);
+            named.is_some_and(|&(_, field)| {
+                let read = self.get(field).filter(|_| taken.contains(&field));
+                read.is_some_and(|(read, same)| read == column || same == value)
+            })
         };
         let mut attributes = Attributes::new();
         let plain = |value: &Value| self.rule.markup.plain_value(value.clone());
         for (column, value) in self.fields {
-            if !is_filled(value) || is_taken(column) {
+            if !is_filled(value) || is_taken(column, value) {
                 continue;
             }
             match value {

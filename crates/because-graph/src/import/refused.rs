@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::line;
 use super::pairs::Origin;
-use super::spool::{Spool, SpoolReader};
+use super::record::Fault;
+use super::spool::{Spool, SpoolReader, Spooled};
 use crate::Result;
 
 /// Rows that were not taken, on disk, in the order they were read. What some are duplicates of is known only at the end.
@@ -23,6 +24,8 @@ pub(super) struct Refused<'a> {
     pub(super) line: &'a [u8],
 }
 
+/// The kind of fault of a row whose id or pair was taken from another.
+pub(super) const DUPLICATE: &str = "duplicate";
 const NOTHING_KEPT: u32 = u32::MAX;
 /// File, line, kind, what was kept, where that goes in the line, length of the line.
 const HEADER_BYTES: usize = 4 + 8 + 4 + 4 + 4 + 4;
@@ -40,13 +43,31 @@ impl Refusals {
         self.put(origin, kind, NOTHING_KEPT, 0, line)
     }
 
+    /// A row that gave way to the row at that line of that file.
+    pub(super) fn push_duplicate_of(
+        &mut self,
+        origin: Origin,
+        file: &str,
+        first_file: &str,
+        first_line: u64,
+        record: Value,
+    ) -> Result<()> {
+        let fault = Fault {
+            field: None,
+            kind: DUPLICATE,
+            reason: format!("duplicate of {first_file} line {first_line}"),
+        };
+        let mut text = Vec::new();
+        line::rejected(file, origin.line, fault, record, &mut text);
+        self.push(origin, DUPLICATE, &text)
+    }
+
     /// A row that gave way to the interaction in this place, or to what that gives way to.
     pub(super) fn push_duplicate(
         &mut self,
         origin: Origin,
-        kind: &'static str,
-        kept: u32,
         file: &str,
+        kept: u32,
         record: &Value,
     ) -> Result<()> {
         let mut text = b"{\"file\":".to_vec();
@@ -58,7 +79,7 @@ impl Refusals {
         text.extend_from_slice(b",\"record\":");
         line::json(record, &mut text);
         text.extend_from_slice(b"}\n");
-        self.put(origin, kind, kept, head, &text)
+        self.put(origin, DUPLICATE, kept, head, &text)
     }
 
     fn put(
@@ -85,21 +106,36 @@ impl Refusals {
         self.lines.write(line)
     }
 
-    /// Everything that was pushed, from the beginning.
-    pub(super) fn read(&mut self) -> Result<RefusedRows> {
+    pub(super) fn close(self) -> Result<RefusedRows> {
         Ok(RefusedRows {
-            lines: self.lines.read()?,
-            kinds: self.kinds.clone(),
+            lines: self.lines.close()?,
+            kinds: self.kinds,
         })
     }
 }
 
+/// What was refused.
 pub(super) struct RefusedRows {
-    lines: SpoolReader,
+    lines: Spooled,
     kinds: Vec<&'static str>,
 }
 
 impl RefusedRows {
+    /// All of it, from the beginning.
+    pub(super) fn read(&self) -> RefusedReader<'_> {
+        RefusedReader {
+            lines: self.lines.read(),
+            kinds: &self.kinds,
+        }
+    }
+}
+
+pub(super) struct RefusedReader<'a> {
+    lines: SpoolReader,
+    kinds: &'a [&'static str],
+}
+
+impl RefusedReader<'_> {
     pub(super) fn next(&mut self) -> Result<Option<Refused<'_>>> {
         if self.lines.is_at_end()? {
             return Ok(None);
@@ -140,10 +176,11 @@ mod tests {
         let [first, second] = [7, u64::MAX - 3].map(|line| Origin { file: 2, line });
         refusals.push(first, "missing user", b"{}\n").unwrap();
         refusals
-            .push_duplicate(second, "duplicate", 5, "a \"b\".csv", &json!({"user": 1}))
+            .push_duplicate(second, "a \"b\".csv", 5, &json!({"user": 1}))
             .unwrap();
+        let refused = refusals.close().unwrap();
         for _ in 0..2 {
-            let mut rows = refusals.read().unwrap();
+            let mut rows = refused.read();
             let row = rows.next().unwrap().unwrap();
             assert_eq!(
                 (row.origin, row.kind, row.kept, row.line),

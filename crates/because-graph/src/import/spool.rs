@@ -1,6 +1,7 @@
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use because_core::Error as FileError;
@@ -13,7 +14,7 @@ const AN_HOUR: Duration = Duration::from_secs(3600);
 
 /// Lines on disk that are not wanted for good. Their file has no name, so nothing is left of it however the run ends.
 pub(super) struct Spool {
-    out: BufWriter<File>,
+    out: BufWriter<Shared>,
     /// Where the file is, for errors.
     folder: PathBuf,
 }
@@ -27,7 +28,7 @@ impl Spool {
 
     fn over(file: File, folder: &Path) -> Self {
         Self {
-            out: BufWriter::with_capacity(BUFFER_BYTES, file),
+            out: BufWriter::with_capacity(BUFFER_BYTES, Shared::of(file)),
             folder: folder.to_owned(),
         }
     }
@@ -38,23 +39,80 @@ impl Spool {
             .map_err(|source| FileError::io("write a temporary file", &self.folder, source).into())
     }
 
-    /// Everything that was written, from the beginning; two readers at once would be in each other's way.
-    pub(super) fn read(&mut self) -> Result<SpoolReader> {
-        let failed = |source| FileError::io("read a temporary file", &self.folder, source);
-        self.out.flush().map_err(failed)?;
-        let mut file = self.out.get_ref().try_clone().map_err(failed)?;
-        file.rewind().map_err(failed)?;
-        Ok(SpoolReader {
-            source: BufReader::with_capacity(BUFFER_BYTES, file),
-            buffer: Vec::new(),
-            folder: self.folder.clone(),
-        })
+    /// Ends the writing.
+    pub(super) fn close(self) -> Result<Spooled> {
+        let folder = self.folder;
+        let file = self.out.into_inner().map_err(|error| {
+            FileError::io("write a temporary file", &folder, error.into_error())
+        })?;
+        Ok(Spooled { file, folder })
     }
 }
 
-/// Reads a [`Spool`] once through.
+/// What was written to a [`Spool`].
+pub(super) struct Spooled {
+    file: Shared,
+    folder: PathBuf,
+}
+
+impl Spooled {
+    /// All of it, from the beginning. Several may read at once.
+    pub(super) fn read(&self) -> SpoolReader {
+        let file = Shared {
+            at: 0,
+            ..self.file.clone()
+        };
+        SpoolReader {
+            source: BufReader::with_capacity(BUFFER_BYTES, file),
+            buffer: Vec::new(),
+            folder: self.folder.clone(),
+        }
+    }
+}
+
+/// A place in a file that others have places of their own in.
+#[derive(Clone)]
+struct Shared {
+    file: Arc<Mutex<File>>,
+    at: u64,
+}
+
+impl Shared {
+    fn of(file: File) -> Self {
+        Self {
+            file: Arc::new(Mutex::new(file)),
+            at: 0,
+        }
+    }
+
+    fn with(&mut self, work: impl FnOnce(&mut File) -> io::Result<usize>) -> io::Result<usize> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(self.at))?;
+        let count = work(&mut file)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl Read for Shared {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.with(|file| file.read(buffer))
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.with(|file| file.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads what was spooled once through.
 pub(super) struct SpoolReader {
-    source: BufReader<File>,
+    source: BufReader<Shared>,
     buffer: Vec<u8>,
     folder: PathBuf,
 }
@@ -177,14 +235,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut spool = Spool::in_folder(folder.path()).unwrap();
         spool.write(b"one\n\ntwo\n").unwrap();
+        let spooled = spool.close().unwrap();
+        let mut other = spooled.read();
         for _ in 0..2 {
-            let mut lines = spool.read().unwrap();
+            let mut lines = spooled.read();
             assert_eq!(lines.line().unwrap(), Some(&b"one"[..]));
+            other.line().unwrap();
             assert_eq!(lines.line().unwrap(), Some(&b""[..]));
             assert_eq!(lines.bytes(3).unwrap(), b"two");
             assert!(lines.bytes(3).is_err(), "there is a line feed and no more");
         }
-        drop(spool);
+        drop(spooled);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 

@@ -308,17 +308,16 @@ fn a_row_that_cannot_be_read_again_is_told_by_what_was_taken() {
             threads: 1,
             block_bytes: 1 << 20,
         };
-        let mut gathered =
+        let (taken, mut rejects) =
             Gathered::read(Format::Jsonl, vec![path.clone()], flow, folder.path()).unwrap();
         fs::write(&path, change).unwrap();
-        let displaced = gathered.interactions.index.displaced();
         let out = folder.path().join("rejected.jsonl");
         let mut draft = Draft::of(out.clone()).unwrap();
-        gathered.write_rejected(&displaced, &mut draft).unwrap();
+        rejects.write(&taken, &mut draft).unwrap();
         draft.put_in_place().unwrap();
         let read: Vec<Rejected> = jsonl::read_all(&out).unwrap();
         assert_eq!(read.len(), 1);
         assert_eq!(read[0].record.to_string(), expected);
-        assert_eq!(gathered.rejected(), 1);
+        assert_eq!(rejects.count(), 1);
     }
 }

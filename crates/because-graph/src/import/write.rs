@@ -2,51 +2,74 @@ use std::path::Path;
 
 use because_core::{Error as FileError, Project, Split};
 
-use super::gather::Kept;
+use super::gather::{Kept, Taken};
 use super::line::{self, split_end};
-use super::pairs::{Displaced, Nodes};
-use super::spool::{Draft, Spool};
+use super::pairs::Nodes;
+use super::spool::{Draft, Spooled};
 use super::summary::Filtered;
 use crate::plan::{Applied, ColdNode};
 use crate::table::{Ids, Table};
 use crate::{Result, SplitCounts};
 
-/// The files of a project, written and not yet in their places.
-pub(super) struct Drafts {
-    rejected: Draft,
+/// The files of a project but `rejected.jsonl`: written, and not yet in their places.
+pub(super) struct Written {
     /// In the order in which they take their places.
-    files: Vec<(&'static str, Option<Draft>)>,
+    drafts: Vec<(&'static str, Option<Draft>)>,
+    pub(super) users: NodeCounts,
+    pub(super) items: NodeCounts,
+    pub(super) filtered: Filtered,
+    pub(super) splits: SplitCounts,
 }
 
-impl Drafts {
-    pub(super) fn new(rejected: Draft) -> Self {
-        Self {
-            rejected,
-            files: Vec::new(),
+impl Written {
+    /// Writes what stays of the rows that were taken.
+    pub(super) fn of(taken: &Taken, applied: &Applied, out: &Project) -> Result<Self> {
+        let draft = |name: &str| Draft::of(out.path(name));
+        let mut filtered = Filtered::default();
+        for step in &applied.steps {
+            filtered.add(step.filter, step.removed.interactions);
         }
+        let [users, items] = Side::both(&taken.table, applied);
+        let (mut users_out, mut items_out) = (draft("users.jsonl")?, draft("items.jsonl")?);
+        let users = users.copy(&taken.users, applied, &mut filtered, &mut users_out)?;
+        let items = items.copy(&taken.items, applied, &mut filtered, &mut items_out)?;
+
+        let mut references_out = None;
+        if !taken.referenced.is_empty() {
+            let out = references_out.insert(draft("references.jsonl")?);
+            all(&taken.references, out)?;
+        }
+        let mut cold_out = None;
+        if !applied.cold.is_empty() {
+            cold(&applied.cold, cold_out.insert(draft("cold.jsonl")?))?;
+        }
+        let mut interactions_out = draft("interactions.jsonl")?;
+        let splits = interactions(taken, &applied.splits, &mut interactions_out)?;
+        Ok(Self {
+            drafts: vec![
+                ("users.jsonl", Some(users_out)),
+                ("items.jsonl", Some(items_out)),
+                ("references.jsonl", references_out),
+                ("cold.jsonl", cold_out),
+                // Where the interactions are, the rest is there too.
+                ("interactions.jsonl", Some(interactions_out)),
+            ],
+            users,
+            items,
+            filtered,
+            splits,
+        })
     }
 
-    /// A file for later; nothing is put there where there are no rows, and what an earlier import left goes: measuring against
-    /// it would mix two data sets.
-    pub(super) fn add(&mut self, name: &'static str, draft: Option<Draft>) {
-        self.files.push((name, draft));
-    }
-
-    /// Puts the rejected rows in their place, and nothing else.
-    pub(super) fn put_rejected(self) -> Result<()> {
-        self.rejected.put_in_place()
-    }
-
-    pub(super) fn put_in_place(self, out: &Project) -> Result<()> {
-        self.rejected.put_in_place()?;
-        for (name, draft) in self.files {
-            let path = out.path(name);
+    /// Where nothing is to be put, what an earlier import left goes: measuring against it would mix two data sets.
+    pub(super) fn put_in_place(mut self, out: &Project) -> Result<Self> {
+        for (name, draft) in self.drafts.drain(..) {
             match draft {
                 Some(draft) => draft.put_in_place()?,
-                None => remove(&path)?,
+                None => remove(&out.path(name))?,
             }
         }
-        Ok(())
+        Ok(self)
     }
 }
 
@@ -60,15 +83,14 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// Copies the interactions that stay, each with its split, in the order they came.
-pub(super) fn interactions(
-    lines: &mut Spool,
-    displaced: &[Displaced],
-    splits: &[Option<Split>],
-    out: &mut Draft,
-) -> Result<SplitCounts> {
+fn interactions(taken: &Taken, splits: &[Option<Split>], out: &mut Draft) -> Result<SplitCounts> {
     let mut counts = SplitCounts::default();
-    let mut lines = lines.read()?;
-    let mut gone = displaced.iter().map(|displaced| displaced.row).peekable();
+    let mut lines = taken.lines.read();
+    let mut gone = taken
+        .displaced
+        .iter()
+        .map(|displaced| displaced.row)
+        .peekable();
     let mut splits = splits.iter();
     for place in 0.. {
         let Some(line) = lines.line()? else {
@@ -98,16 +120,16 @@ pub(super) struct NodeCounts {
 }
 
 /// What one side's nodes are to the plan.
-pub(super) struct Side<'a> {
-    pub(super) ids: &'a Ids,
+struct Side<'a> {
+    ids: &'a Ids,
     /// The step that took each node's last interaction.
-    pub(super) lost: &'a [Option<u8>],
+    lost: &'a [Option<u8>],
     /// Whether each has an interaction left.
-    pub(super) alive: Vec<bool>,
+    alive: Vec<bool>,
 }
 
 impl<'a> Side<'a> {
-    pub(super) fn both(table: &'a Table, applied: &'a Applied) -> [Self; 2] {
+    fn both(table: &'a Table, applied: &'a Applied) -> [Self; 2] {
         let mut users = vec![false; table.users.len()];
         let mut items = vec![false; table.items.len()];
         for (row, split) in table.rows.iter().zip(&applied.splits) {
@@ -132,16 +154,16 @@ impl<'a> Side<'a> {
 
     /// Copies the rows of this side's nodes but for those that lost their last interaction, which are counted as filtered. A
     /// node that had none before is not the filters' business: it is known by its text alone, and stays.
-    pub(super) fn copy(
+    fn copy(
         &self,
-        rows: &mut Kept<Nodes>,
+        rows: &Kept<Nodes, Spooled>,
         applied: &Applied,
         filtered: &mut Filtered,
         out: &mut Draft,
     ) -> Result<NodeCounts> {
         let alive = self.alive.iter().filter(|alive| **alive).count() as u64;
         let (mut kept, mut with_both) = (0, 0);
-        let mut lines = rows.lines.read()?;
+        let mut lines = rows.lines.read();
         for id in rows.index.ids.names() {
             let Some(line) = lines.line()? else {
                 break;
@@ -165,8 +187,8 @@ impl<'a> Side<'a> {
 }
 
 /// Copies all lines.
-pub(super) fn all(lines: &mut Spool, out: &mut Draft) -> Result<()> {
-    let mut lines = lines.read()?;
+fn all(lines: &Spooled, out: &mut Draft) -> Result<()> {
+    let mut lines = lines.read();
     while let Some(line) = lines.line()? {
         out.write(line)?;
         out.write(b"\n")?;
@@ -174,7 +196,7 @@ pub(super) fn all(lines: &mut Spool, out: &mut Draft) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn cold(nodes: &[ColdNode], out: &mut Draft) -> Result<()> {
+fn cold(nodes: &[ColdNode], out: &mut Draft) -> Result<()> {
     let mut line = Vec::new();
     for node in nodes {
         line.clear();
