@@ -75,7 +75,7 @@ pub(crate) struct Dir {
 
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// What the files are: jsonl or csv.
+    /// What the files are: jsonl, csv, amazon2014, amazon2018, amazon2023, yelp, steam, movielens, recbole, rlmrec, xrec or parquet.
     pub(crate) format: Format,
     /// Files, or a folder that holds them; .gz and .zst are read as they are.
     #[arg(required = true)]
