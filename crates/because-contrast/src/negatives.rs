@@ -211,7 +211,7 @@ mod tests {
         #[test]
         fn negatives_exclude_everything_the_user_touched(
             edges in proptest::collection::btree_set((0..8u8, 0..14u8), 2..60),
-            splits in proptest::collection::vec(0..3usize, 60),
+            splits in proptest::collection::vec(0..4usize, 60),
             seed in any::<u64>(),
         ) {
             let interactions: Vec<_> = edges.iter().zip(splits).map(|(&(user, item), split)| Interaction {

@@ -49,6 +49,12 @@ impl Project {
         self.plain_or_packed("items.jsonl")
     }
 
+    /// `references.jsonl`, or its packed twin where only that exists.
+    #[must_use]
+    pub fn references_path(&self) -> PathBuf {
+        self.plain_or_packed("references.jsonl")
+    }
+
     /// `profiles.layer{L}.jsonl`.
     #[must_use]
     pub fn profiles_path(&self, layer: usize) -> PathBuf {
@@ -127,7 +133,7 @@ impl Project {
     /// # Errors
     /// When a line is not a reference.
     pub fn references(&self) -> Result<Vec<Reference>> {
-        optional(&self.plain_or_packed("references.jsonl"))
+        optional(&self.references_path())
     }
 
     fn plain_or_packed(&self, name: &str) -> PathBuf {

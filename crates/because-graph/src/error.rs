@@ -33,6 +33,14 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         reason: String,
     },
+    /// A file of a kind that is not read.
+    #[error("{}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do instead.
+        reason: String,
+    },
     /// The import would write over one of the files it reads.
     #[error("{}: this file would be read and written over; choose another output directory", path.display())]
     InputIsOutput {

@@ -45,12 +45,15 @@ mod split;
 mod stats;
 mod table;
 
-pub use check::{CheckReport, Finding, Severity, check};
+pub use check::{Check, CheckReport, Finding, Severity, check};
 pub use error::{Error, Result};
 pub use graph::{
     BipartiteGraph, Edge, EdgeReferences, EdgeWeight, Edges, GraphBuilder, Neighbor, NodeReference,
     Nodes, Reviews, SplitGraph,
 };
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use import::fuzzing;
 pub use import::{
     ColdCounts, Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind,
 };

@@ -49,17 +49,19 @@ impl<'t> Lots<'t> {
         items.sort_by_cached_key(|&item| (lot(item), name(item)));
     }
 
+    /// The lot of a row.
+    pub(crate) fn row(&self, purpose: Purpose, at: u32) -> u64 {
+        let row = &self.table.rows[at as usize];
+        let (user, item) = (self.users[row.user as usize], self.items[row.item as usize]);
+        mix(self.seed, &[purpose as u64, user, item])
+    }
+
     /// Compares two rows by their lots. It is worked out at every comparison, which costs less than keeping ten million.
     pub(crate) fn rows(&self, purpose: Purpose, a: u32, b: u32) -> Ordering {
+        let lots = self.row(purpose, a).cmp(&self.row(purpose, b));
         let rows = &self.table.rows;
         let (a, b) = (&rows[a as usize], &rows[b as usize]);
-        let lot = |user: u32, item: u32| {
-            let (user, item) = (self.users[user as usize], self.items[item as usize]);
-            mix(self.seed, &[purpose as u64, user, item])
-        };
         let name = |user, item| (self.table.users.name(user), self.table.items.name(item));
-        lot(a.user, a.item)
-            .cmp(&lot(b.user, b.item))
-            .then_with(|| name(a.user, a.item).cmp(&name(b.user, b.item)))
+        lots.then_with(|| name(a.user, a.item).cmp(&name(b.user, b.item)))
     }
 }

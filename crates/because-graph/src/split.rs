@@ -246,18 +246,24 @@ pub(crate) fn draw(
     let borders = ratio.borders(rows.len());
     match strategy {
         SplitStrategy::Random => {
-            let by_lot = |&a: &u32, &b: &u32| lots.rows(Purpose::Split, a, b);
-            cut(&mut rows, borders, by_lot, splits);
+            // Each lot is worked out once: ten million rows are compared some thirty million times.
+            let lot = |at: u32| (lots.row(Purpose::Split, at), at);
+            let mut drawn: Vec<(u64, u32)> = rows.into_iter().map(lot).collect();
+            let by_lot = |a: &(u64, u32), b: &(u64, u32)| {
+                let drawn = a.0.cmp(&b.0);
+                drawn.then_with(|| lots.rows(Purpose::Split, a.1, b.1))
+            };
+            cut(&mut drawn, borders, by_lot, |drawn| drawn.1, splits);
         }
         SplitStrategy::Time => {
             timed(table, &rows)?;
-            cut(&mut rows, borders, by_time, splits);
+            cut(&mut rows, borders, by_time, |&at| at, splits);
         }
         SplitStrategy::UserTime => {
             timed(table, &rows)?;
             table.each_user(rows, |rows| {
                 let borders = ratio.borders_of_history(rows.len());
-                cut(rows, borders, by_time, splits);
+                cut(rows, borders, by_time, |&at| at, splits);
             });
         }
         SplitStrategy::LeaveOneOut => table.each_user(rows, |rows| {
@@ -265,7 +271,7 @@ pub(crate) fn draw(
                 count @ ..3 => [count; 2],
                 count => [count - 2, count - 1],
             };
-            cut(rows, borders, by_time, splits);
+            cut(rows, borders, by_time, |&at| at, splits);
         }),
         SplitStrategy::UserDisjoint => {
             let mut order: Vec<u32> = (0..table.users.len() as u32).collect();
@@ -316,10 +322,11 @@ fn first<'t>(
 }
 
 /// Divides rows at two places of their order. Nothing is sorted: which rows stand before a place is all that is asked.
-fn cut(
-    rows: &mut [u32],
+fn cut<T>(
+    rows: &mut [T],
     [valid, test]: [usize; 2],
-    order: impl Fn(&u32, &u32) -> std::cmp::Ordering,
+    order: impl Fn(&T, &T) -> std::cmp::Ordering,
+    row: impl Fn(&T) -> u32,
     splits: &mut [Option<Split>],
 ) {
     if test < rows.len() {
@@ -329,8 +336,8 @@ fn cut(
     if valid < learnt {
         rows[..learnt].select_nth_unstable_by(valid, &order);
     }
-    for (place, &at) in rows.iter().enumerate() {
-        splits[at as usize] = Some(if place >= test {
+    for (place, at) in rows.iter().enumerate() {
+        splits[row(at) as usize] = Some(if place >= test {
             Split::Test
         } else if place >= valid {
             Split::Valid

@@ -85,6 +85,6 @@ pub use pipeline::{
 #[cfg(feature = "tune")]
 pub use pipeline::{Explained, base_of, training_event};
 pub use settings::{
-    BudgetFor, ContrastSettings, EvaluateSettings, LlmSettings, ProfileSettings, Settings,
-    TrainSettings,
+    BudgetFor, ContrastSettings, EvaluateSettings, ImportSettings, LlmSettings, ProfileSettings,
+    Settings, TrainSettings,
 };

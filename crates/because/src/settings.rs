@@ -1,3 +1,5 @@
+mod import;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,7 @@ use because_graph::Sampling;
 use because_llm::{Deadline, Dialect, ModelSpec, PriceTable, TokenCounter};
 use serde::{Deserialize, Serialize};
 
+pub use self::import::ImportSettings;
 use crate::{Error, Result};
 
 /// Every setting of an experiment: what `because.toml` holds. A file may leave out whatever it does not change.
@@ -22,6 +25,9 @@ use crate::{Error, Result};
 pub struct Settings {
     /// Where everything that is drawn begins: samples, splits, orders, weights.
     pub seed: u64,
+    /// Where the interactions came from; written by `because import`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import: Option<ImportSettings>,
     /// The chat models and how they are called.
     pub llm: LlmSettings,
     /// PGHIS.

@@ -1,4 +1,6 @@
-use because_core::{Rejected, Side};
+use std::path::Path;
+
+use because_core::Side;
 use serde::Serialize;
 
 use super::RecordKind;
@@ -63,6 +65,19 @@ pub struct ImportedFile {
     pub kind: Option<RecordKind>,
     /// How many rows it has.
     pub read: u64,
+    /// How many of them were not taken.
+    pub rejected: u64,
+}
+
+impl ImportedFile {
+    pub(super) fn unread(path: &Path) -> Self {
+        Self {
+            file: path.display().to_string(),
+            kind: None,
+            read: 0,
+            rejected: 0,
+        }
+    }
 }
 
 /// Rows that a filter left out: interactions, and the rows of users and items that lost their last interaction by it.
@@ -133,21 +148,20 @@ pub struct ReasonCount {
 }
 
 impl ReasonCount {
-    /// The ten commonest, equals in the order they were met.
-    pub(super) fn top<'a>(
-        rejected: impl Iterator<Item = (&'static str, &'a Rejected)>,
-    ) -> Vec<Self> {
-        let mut reasons: Vec<Self> = Vec::new();
-        for (kind, row) in rejected {
-            match reasons.iter_mut().find(|reason| reason.reason == kind) {
-                Some(reason) => reason.count += 1,
-                None => reasons.push(Self {
-                    reason: kind.to_owned(),
-                    count: 1,
-                    first: format!("{} line {}", row.file, row.line),
-                }),
-            }
+    /// Counts one more row that was not taken; rows are counted in the order of the files and their lines.
+    pub(super) fn count(reasons: &mut Vec<Self>, kind: &str, file: &str, line: u64) {
+        match reasons.iter_mut().find(|reason| reason.reason == kind) {
+            Some(reason) => reason.count += 1,
+            None => reasons.push(Self {
+                reason: kind.to_owned(),
+                count: 1,
+                first: format!("{file} line {line}"),
+            }),
         }
+    }
+
+    /// The ten commonest, equals in the order they were met.
+    pub(super) fn top(mut reasons: Vec<Self>) -> Vec<Self> {
         reasons.sort_by_key(|reason| std::cmp::Reverse(reason.count));
         reasons.truncate(10);
         reasons

@@ -90,6 +90,13 @@ impl ColdStart {
         if self.is_nobody() {
             return Ok(Vec::new());
         }
+        if splits.contains(&Some(Split::Hidden)) {
+            return Err(Error::Setting {
+                name: "cold start",
+                value: "over these rows".into(),
+                reason: "meets interactions that are hidden already; begin from a project that is not cold",
+            });
+        }
         let mut draw = Draw {
             table,
             lots,

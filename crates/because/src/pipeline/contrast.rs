@@ -26,6 +26,14 @@ impl Pipeline {
     /// # Errors
     /// When there are no profiles, no such pairs, or the model can no longer be asked.
     pub async fn contrast(&self, pairs: Pairs) -> Result<StageReport> {
+        if pairs.split == Split::Hidden {
+            return Err(Error::Empty {
+                stage: "contrast",
+                reason:
+                    "hidden interactions are there not to be known; choose train, valid or test"
+                        .into(),
+            });
+        }
         self.contrast_stage(
             &format!("contrast {}", pairs.split),
             &[pairs],
