@@ -64,8 +64,8 @@ fn main() {
         return divan::main();
     }
     let python = given.iter().skip_while(|arg| *arg != "--peers").nth(1);
-    scale(10_000_000, 1_000_000, 200_000);
     beside(python.map(String::as_str));
+    scale(10_000_000, 1_000_000, 200_000);
 }
 
 // --- the graphs

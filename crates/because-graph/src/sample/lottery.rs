@@ -24,7 +24,8 @@ pub(super) fn smallest(
     let found = match wanted {
         0 => None,
         1..=SHOWN if neighbors.len() <= LANES => among_few(graph, lots, neighbors),
-        1..=SHOWN => among_many(graph, lots, neighbors, wanted),
+        1..=SHOWN => among_many(graph, lots, neighbors, wanted, 6)
+            .or_else(|| among_many(graph, lots, neighbors, wanted, 20)),
         _ => None,
     };
     let Some(found) = found else {
@@ -59,10 +60,11 @@ fn among_many(
     lots: EdgeLots,
     neighbors: &[NodeIndex],
     wanted: usize,
+    more: u64,
 ) -> Option<[u32; LANES]> {
-    // Lots are even, so about six more than are wanted lie below this; where fewer than wanted do, in one of thirty samples
-    // of eight, nothing is found here.
-    let bound = (u64::MAX / neighbors.len() as u64).saturating_mul(wanted as u64 + 6);
+    // Lots are even, so about that many more than are wanted lie below this; with six, in one of thirty samples of eight
+    // fewer than wanted do, and nothing is found here.
+    let bound = (u64::MAX / neighbors.len() as u64).saturating_mul(wanted as u64 + more);
     let shift = bound.leading_zeros();
     let (mut drawn, mut places, mut count) = ([0; POOL], [0; POOL], 0);
     for (at, &neighbor) in (0_u32..).zip(neighbors) {
@@ -110,9 +112,12 @@ fn upper(lot: u64) -> i16 {
 fn in_order(lots: &[i16; LANES], count: usize) -> Option<[u32; LANES]> {
     // Each goes where the number of smaller ones says. In the vectors of any processor, what is true is minus one.
     let mut minus_smaller = [0_i16; LANES];
-    for &one in &lots[..count] {
-        for (smaller, &other) in minus_smaller.iter_mut().zip(lots) {
-            *smaller -= i16::from(one < other);
+    let mut twice = [0; 2 * LANES];
+    twice[..LANES].copy_from_slice(lots);
+    twice[LANES..].copy_from_slice(lots);
+    for shift in 1..LANES {
+        for at in 0..LANES {
+            minus_smaller[at] -= i16::from(twice[at + shift] < lots[at]);
         }
     }
     let smaller = minus_smaller.map(|minus| -minus);
