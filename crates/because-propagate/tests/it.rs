@@ -290,6 +290,38 @@ async fn a_stop_is_obeyed() {
 }
 
 #[tokio::test]
+async fn a_review_that_is_gone_ends_the_run_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = because_core::Project::new(folder.path());
+    let path = project.path("interactions.jsonl");
+    let said = |review: &str| {
+        let rows = [
+            row("ann", "dune", review, Split::Train),
+            row("bob", "emma", "Sharp and kind.", Split::Train),
+        ];
+        because_core::jsonl::write(&path, rows).unwrap();
+    };
+    said("Politics under the sand.");
+    let graph = BipartiteGraph::from_project(&project).unwrap();
+    let reviews = Reviews::from_project(&project, &graph).unwrap();
+    let model = Scripted::new();
+    let run = InitialProfiles::new(&model);
+    assert!(run.run(&graph, &reviews, &[], &[]).await.is_ok());
+
+    // A file replaced whole is still read as it was; one written over in place is not.
+    let shorter = "{\"user\":\"ann\",\"item\":\"dune\"}\n";
+    std::fs::write(&path, shorter).unwrap();
+    let reviews = Reviews::from_project(&project, &graph).unwrap();
+    assert!(run.run(&graph, &reviews, &[], &[]).await.is_ok());
+    said("Politics under the sand.");
+    let reviews = Reviews::from_project(&project, &graph).unwrap();
+    std::fs::write(&path, shorter).unwrap();
+    let error = run.run(&graph, &reviews, &[], &[]).await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("user ann, item dune"), "{said}");
+}
+
+#[tokio::test]
 async fn profiles_that_lack_a_node_are_refused() {
     let ((graph, _), model) = (small(), Scripted::new());
     let error = MessagePassing::new(&model)

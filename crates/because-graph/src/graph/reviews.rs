@@ -151,7 +151,8 @@ impl Reviews {
                     .map_err(|source| because_core::Error::io("read", path, source))?;
                 let read: Option<Interaction> = serde_json::from_slice(trimmed(&line)).ok();
                 let same = read.filter(|read| {
-                    (&read.user, &read.item) == (&interaction.user, &interaction.item)
+                    let ends = (&read.user, &read.item);
+                    ends == (&interaction.user, &interaction.item) && read.review.is_some()
                 });
                 let Some(read) = same else {
                     return Err(Error::Changed {
