@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use because::core::{Interaction, Node};
-use because::graph::BipartiteGraph;
+use because::graph::{BipartiteGraph, Reviews};
 use because::llm::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Offline};
 use because::propagate::{InitialProfiles, MessagePassing};
 
@@ -54,14 +54,15 @@ async fn main() -> Result<(), because::Error> {
         review: Some(review.to_owned()),
         ..Interaction::new(user, item)
     });
-    let graph = BipartiteGraph::new(interactions.to_vec())?;
+    let graph = BipartiteGraph::new(&interactions)?;
+    let reviews = Reviews::of(&graph, &interactions);
 
     let model = Counting {
         inner: Offline::new(),
         words: AtomicUsize::new(0),
     };
     let initial = InitialProfiles::new(&model)
-        .run(&graph, &[], &[])
+        .run(&graph, &reviews, &[], &[])
         .await?
         .profiles;
     let layers = MessagePassing::new(&model)

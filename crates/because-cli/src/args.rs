@@ -1,9 +1,10 @@
+mod data;
 mod llm;
 
 use std::path::PathBuf;
 
 use because::core::Split;
-use because::graph::{Format, Ratio, Sampling, SplitStrategy};
+use because::graph::Sampling;
 use because::llm::{Deadline, ModelSpec};
 #[cfg(feature = "tune")]
 use because::tune::WeightType;
@@ -11,6 +12,7 @@ use because::tune::WeightType;
 use clap::ValueEnum;
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use data::{Cold, ColdNodes, Filters, Graph, Import};
 pub(crate) use llm::{Llm, LlmAudit, LlmExport, LlmPrune, LlmRows};
 
 /// Tells a person why an item is recommended to them.
@@ -33,7 +35,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Read raw files into a project directory.
-    Import(Import),
+    Import(Box<Import>),
+    /// Make some users or items of a project cold, in a new project directory.
+    Cold(Cold),
     /// Tell what the profiles and explanations will cost, before anything is paid for.
     Plan(Box<Plan>),
     /// Show the interaction graph, and check it for leaks between splits.
@@ -71,45 +75,6 @@ pub(crate) enum Command {
 pub(crate) struct Dir {
     /// The project directory.
     pub(crate) dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Import {
-    /// What the files are: jsonl or csv.
-    pub(crate) format: Format,
-    /// Files, or a folder that holds them; .gz and .zst are read as they are.
-    #[arg(required = true)]
-    pub(crate) paths: Vec<PathBuf>,
-    /// The project directory to write.
-    #[arg(long)]
-    pub(crate) out: PathBuf,
-    /// Leave out interactions rated lower.
-    #[arg(long)]
-    pub(crate) min_rating: Option<f64>,
-    /// Keep only users and items with this many interactions among those kept.
-    #[arg(long)]
-    pub(crate) k_core: Option<usize>,
-    /// How to split: random, time or leave-one-out. Where every row names its split, that is kept unless this is given.
-    #[arg(long)]
-    pub(crate) split: Option<SplitStrategy>,
-    /// Train, valid and test shares of a random or time split.
-    #[arg(long, default_value = "8:1:1")]
-    pub(crate) ratio: Ratio,
-    /// The seed of the split.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Graph {
-    /// The project directory.
-    pub(crate) dir: PathBuf,
-    /// Look for leaks between splits and for contradictions.
-    #[arg(long)]
-    pub(crate) check: bool,
-    /// With --check: fail if a leak is found.
-    #[arg(long, requires = "check")]
-    pub(crate) strict: bool,
 }
 
 /// How chat models are called.
@@ -198,7 +163,7 @@ pub(crate) struct Messages {
     /// Neighbours read by a node at each layer.
     #[arg(long)]
     pub(crate) neighbors: Option<usize>,
-    /// Which neighbours are read: uniform, most-recent or top-rated.
+    /// Which neighbours are read: uniform, most-recent, top-rated, degree-damped or relevance.
     #[arg(long)]
     pub(crate) sampling: Option<Sampling>,
 }

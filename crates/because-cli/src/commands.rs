@@ -20,7 +20,8 @@ use crate::progress::Progress;
 
 pub(crate) async fn run(command: Command, output: &Output, stop: &Stop) -> Result<()> {
     match command {
-        Command::Import(args) => data::import(args, output),
+        Command::Import(args) => data::import(*args, output),
+        Command::Cold(args) => data::cold(args, output),
         Command::Graph(args) => data::graph(&args, output),
         Command::Plan(args) => plan::plan(*args, output),
         Command::Profile(args) => stages::profile(args, output, stop).await,

@@ -4,7 +4,9 @@
 use std::sync::Mutex;
 
 use because_contrast::{Contrast, ContrastivePrompt, Error, Explainer, Shown};
-use because_core::{Interaction, ItemId, Profile, ProfileRecord, Profiles, Role, Side, UserId};
+use because_core::{
+    Interaction, ItemId, Profile, ProfileRecord, Profiles, Role, Side, Split, UserId,
+};
 use because_graph::{BipartiteGraph, ItemCosine};
 use because_llm::{BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Offline, Result};
 
@@ -74,14 +76,17 @@ fn world() -> (BipartiteGraph, Profiles, Vec<(UserId, ItemId)>) {
     let records = [Side::User, Side::Item].into_iter().flat_map(|side| {
         graph
             .nodes(side)
-            .map(|index| record(side, graph.node(index).id()))
+            .map(|index| record(side, graph.id(index)))
             .collect::<Vec<_>>()
     });
     let profiles = Profiles::from_records(0, records);
+    let id = |index| graph.id(index);
     let pairs = graph
-        .interactions()
-        .iter()
-        .map(|row| (row.user.clone(), row.item.clone()))
+        .nodes(Side::User)
+        .flat_map(|user| {
+            let items = graph.neighbors(user, Split::Train).iter();
+            items.map(move |&item| (id(user).into(), id(item).into()))
+        })
         .collect();
     (graph, profiles, pairs)
 }

@@ -53,6 +53,8 @@ impl Error {
                 source.kind(),
                 std::io::ErrorKind::NotFound
                     | std::io::ErrorKind::InvalidData
+                    | std::io::ErrorKind::InvalidInput
+                    | std::io::ErrorKind::UnexpectedEof
                     | std::io::ErrorKind::IsADirectory
             ),
             Self::Line { .. } | Self::Missing { .. } => true,

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{ItemId, UserId};
+use crate::{ItemId, Split, UserId};
 
 /// What a candidate is doing in a contrastive prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,4 +71,7 @@ pub struct Reference {
     pub item: ItemId,
     /// The reference text.
     pub explanation: String,
+    /// The split of its pair in the graph that others trained on, where the data tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph_split: Option<Split>,
 }

@@ -37,6 +37,24 @@ impl Project {
         self.plain_or_packed("interactions.jsonl")
     }
 
+    /// `users.jsonl`, or its packed twin where only that exists.
+    #[must_use]
+    pub fn users_path(&self) -> PathBuf {
+        self.plain_or_packed("users.jsonl")
+    }
+
+    /// `items.jsonl`, or its packed twin where only that exists.
+    #[must_use]
+    pub fn items_path(&self) -> PathBuf {
+        self.plain_or_packed("items.jsonl")
+    }
+
+    /// `references.jsonl`, or its packed twin where only that exists.
+    #[must_use]
+    pub fn references_path(&self) -> PathBuf {
+        self.plain_or_packed("references.jsonl")
+    }
+
     /// `profiles.layer{L}.jsonl`.
     #[must_use]
     pub fn profiles_path(&self, layer: usize) -> PathBuf {
@@ -68,7 +86,7 @@ impl Project {
     /// # Errors
     /// When a line is not a user.
     pub fn users(&self) -> Result<Vec<User>> {
-        optional(&self.plain_or_packed("users.jsonl"))
+        optional(&self.users_path())
     }
 
     /// Every item row; none where the file is absent, since the graph names the items.
@@ -76,7 +94,7 @@ impl Project {
     /// # Errors
     /// When a line is not an item.
     pub fn items(&self) -> Result<Vec<Item>> {
-        optional(&self.plain_or_packed("items.jsonl"))
+        optional(&self.items_path())
     }
 
     /// The profiles of one layer.
@@ -115,7 +133,7 @@ impl Project {
     /// # Errors
     /// When a line is not a reference.
     pub fn references(&self) -> Result<Vec<Reference>> {
-        optional(&self.plain_or_packed("references.jsonl"))
+        optional(&self.references_path())
     }
 
     fn plain_or_packed(&self, name: &str) -> PathBuf {

@@ -33,6 +33,14 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         reason: String,
     },
+    /// A file of a kind that is not read.
+    #[error("{}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do instead.
+        reason: String,
+    },
     /// The import would write over one of the files it reads.
     #[error("{}: this file would be read and written over; choose another output directory", path.display())]
     InputIsOutput {
@@ -57,9 +65,19 @@ pub enum Error {
     },
     /// A split by time met an interaction without one.
     #[error(
-        "user {user}, item {item}: no timestamp, so there is no split by time; use the split `random` or `leave-one-out`"
+        "user {user}, item {item}: no timestamp, so there is no split by time; use another, such as `random` or `leave-one-out`"
     )]
     NoTimestamp {
+        /// Who.
+        user: UserId,
+        /// With what.
+        item: ItemId,
+    },
+    /// The rows' own splits are asked for and one has none.
+    #[error(
+        "user {user}, item {item}: no split of its own; use another than `rows`, or give every row its split"
+    )]
+    NoSplit {
         /// Who.
         user: UserId,
         /// With what.
@@ -75,13 +93,23 @@ pub enum Error {
         /// With what.
         item: ItemId,
     },
+    /// A file is not any more what it was when the graph was made of it.
+    #[error("{}: was changed while it was in use: the line of user {user}, item {item} is not where it was", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Whose line was looked for.
+        user: UserId,
+        /// About what.
+        item: ItemId,
+    },
     /// A graph of no interactions.
     #[error("a graph needs at least one interaction and none was given")]
     EmptyGraph,
     /// More nodes or edges than a 32-bit index can name.
     #[error("{count} {what} are more than one graph can hold ({})", u32::MAX - 1)]
     TooLarge {
-        /// "nodes" or "interactions".
+        /// "nodes", "interactions" or "bytes of ids".
         what: &'static str,
         /// How many there were.
         count: usize,

@@ -1,20 +1,47 @@
-use std::collections::BTreeSet;
+mod build;
+mod builder;
+mod columns;
+mod edges;
+mod names;
+mod read;
+mod reviews;
+mod visit;
+
+use std::borrow::Borrow;
+use std::ops::Range;
 
 use because_core::{Interaction, ItemId, Node, Project, Side, Split, UserId};
-use petgraph::graph::{NodeIndex, UnGraph};
+use petgraph::graph::{EdgeIndex, NodeIndex};
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::sample::EdgeLots;
+use columns::{Ratings, Times};
+use names::Names;
 
-/// Users on one side, items on the other, one edge per interaction.
+pub use builder::GraphBuilder;
+pub use edges::{Edge, EdgeWeight, Edges};
+pub use reviews::Reviews;
+pub use visit::{EdgeReferences, NodeReference, Nodes, SplitGraph};
+
+/// Users on one side, items on the other, one edge per interaction; read-only once it is built.
 ///
 /// Users come before items and each side is in id order, so an index says the same in every run over the same data.
-/// Edges are kept apart by [`Split`]: whoever asks for neighbours says which part of the experiment they may see.
+/// Edges are kept apart by [`Split`]: whoever asks for neighbours says which part of the experiment they may see. Edges are
+/// numbered without a gap: by user, of each user by split, of each split by item. What people wrote is not held: see
+/// [`Reviews`].
+///
+/// petgraph's traits are implemented on `&BipartiteGraph` for all edges and on [`SplitGraph`] for those of one split, so
+/// petgraph's algorithms run on both; the graph counts as undirected.
+///
+/// An edge takes 4 bytes for each end, 4 for its number at the item, 1 for a rating where there are fewer than 255 distinct
+/// ones (2 up to 65 535, else 8) and 4 for a time where all lie within 136 years (else 8); ratings and times that no edge has
+/// take nothing. A node takes 28 bytes and its id.
 ///
 /// ```
-/// use because_core::{Interaction, Node, Side, Split};
+/// use because_core::{Interaction, Split};
 /// use because_graph::BipartiteGraph;
 ///
-/// let graph = BipartiteGraph::new(vec![
+/// let graph = BipartiteGraph::new([
 ///     Interaction::new("ann", "dune"),
 ///     Interaction::new("bob", "dune"),
 ///     Interaction { split: Some(Split::Test), ..Interaction::new("bob", "emma") },
@@ -23,32 +50,30 @@ use crate::{Error, Result};
 /// let readers: Vec<&str> = graph
 ///     .neighbors(dune, Split::Train)
 ///     .iter()
-///     .map(|neighbor| graph.node(neighbor.node).id())
+///     .map(|&reader| graph.id(reader))
 ///     .collect();
 /// assert_eq!(readers, ["ann", "bob"]);
-/// assert_eq!(graph.len(Side::Item), 2);
-/// assert_eq!(petgraph::algo::connected_components(graph.as_petgraph()), 1);
+/// assert_eq!(petgraph::algo::connected_components(&graph), 1);
+/// assert_eq!(petgraph::algo::connected_components(graph.train()), 2);
 /// # Ok::<(), because_graph::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct BipartiteGraph {
-    graph: UnGraph<Node, Edge, u32>,
-    users: usize,
-    interactions: Vec<Interaction>,
-    adjacency: [Adjacency; 4],
+    names: Names,
+    of_users: Adjacency,
+    of_items: Adjacency,
+    /// The numbers of the edges, by their places in `of_items`; in `of_users` the place is the number.
+    edges_of_items: Vec<EdgeIndex>,
+    ratings: Ratings,
+    times: Times,
 }
 
-/// What an edge of [`BipartiteGraph::as_petgraph`] carries.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Edge {
-    /// How the user rated the item.
-    pub rating: Option<f64>,
-    /// When, in seconds since 1970.
-    pub timestamp: Option<i64>,
-    /// The part of the experiment it belongs to.
-    pub split: Split,
-    /// Its place in [`BipartiteGraph::interactions`].
-    pub interaction: u32,
+/// The neighbours of all nodes of one side, one slice after the other: of each node by split, of each split by id.
+#[derive(Debug, Clone)]
+struct Adjacency {
+    /// Where each group of a node and a split begins; one more marks the end.
+    starts: Vec<u32>,
+    neighbors: Vec<NodeIndex>,
 }
 
 /// One end of an edge, seen from the other.
@@ -56,16 +81,19 @@ pub struct Edge {
 pub struct Neighbor {
     /// The node at the other end.
     pub node: NodeIndex,
-    /// The edge between: its place in [`BipartiteGraph::interactions`].
-    pub interaction: u32,
+    /// The edge between.
+    pub edge: EdgeIndex,
 }
 
 impl BipartiteGraph {
-    /// The graph of these interactions; one without a split counts as [`Split::Train`].
+    /// The graph of these interactions, given or lent; one without a split counts as [`Split::Train`].
     ///
     /// # Errors
     /// When there are none, or the same user and item come twice.
-    pub fn new(interactions: Vec<Interaction>) -> Result<Self> {
+    pub fn new<I>(interactions: I) -> Result<Self>
+    where
+        I: IntoIterator<Item: Borrow<Interaction>>,
+    {
         Self::with_nodes(interactions, [], [])
     }
 
@@ -73,111 +101,102 @@ impl BipartiteGraph {
     ///
     /// # Errors
     /// When there are no interactions, or the same user and item come twice.
-    pub fn with_nodes(
-        mut interactions: Vec<Interaction>,
+    pub fn with_nodes<I>(
+        interactions: I,
         users: impl IntoIterator<Item = UserId>,
         items: impl IntoIterator<Item = ItemId>,
-    ) -> Result<Self> {
-        if interactions.is_empty() {
-            return Err(Error::EmptyGraph);
+    ) -> Result<Self>
+    where
+        I: IntoIterator<Item: Borrow<Interaction>>,
+    {
+        let mut builder = GraphBuilder::default();
+        for interaction in interactions {
+            let interaction = interaction.borrow();
+            let weight = EdgeWeight {
+                rating: interaction.rating,
+                timestamp: interaction.timestamp,
+                split: interaction.split.unwrap_or(Split::Train),
+            };
+            builder.edge(interaction.user.as_str(), interaction.item.as_str(), weight)?;
         }
-        interactions.sort_by(|a, b| (&a.user, &a.item).cmp(&(&b.user, &b.item)));
-        if let Some(pair) = interactions
-            .windows(2)
-            .find(|pair| pair[0].user == pair[1].user && pair[0].item == pair[1].item)
-        {
-            return Err(Error::DuplicatePair {
-                user: pair[0].user.clone(),
-                item: pair[0].item.clone(),
-            });
+        for user in users {
+            builder.user(user.as_str())?;
         }
-        for interaction in &mut interactions {
-            interaction.split.get_or_insert(Split::Train);
+        for item in items {
+            builder.item(item.as_str())?;
         }
-
-        let mut nodes: BTreeSet<Node> = users.into_iter().map(Node::User).collect();
-        nodes.extend(items.into_iter().map(Node::Item));
-        for interaction in &interactions {
-            nodes.insert(Node::User(interaction.user.clone()));
-            nodes.insert(Node::Item(interaction.item.clone()));
-        }
-        fits("nodes", nodes.len())?;
-        fits("interactions", interactions.len())?;
-
-        let mut graph = UnGraph::with_capacity(nodes.len(), interactions.len());
-        let mut users = 0;
-        for node in nodes {
-            users += usize::from(node.side() == Side::User);
-            graph.add_node(node);
-        }
-        let mut built = Self {
-            graph,
-            users,
-            interactions,
-            adjacency: Default::default(),
-        };
-        built.add_edges();
-        Ok(built)
+        builder.build()
     }
 
-    /// The graph of a project directory: its interactions, and every user and item that its files name.
+    /// The graph of a project directory: its interactions, and every user and item that its files name. Texts are passed
+    /// over, so memory grows with the number of interactions and not with what was written.
     ///
     /// # Errors
     /// When a file is missing or malformed, or the interactions make no graph.
     pub fn from_project(project: &Project) -> Result<Self> {
-        Self::with_nodes(
-            project.interactions()?,
-            project.users()?.into_iter().map(|user| user.user),
-            project.items()?.into_iter().map(|item| item.item),
-        )
+        Self::from_table(&read::table(project)?)
     }
 
     /// Where a node is, if it is in the graph.
     #[must_use]
     pub fn index(&self, node: &Node) -> Option<NodeIndex> {
-        match node.side() {
-            Side::User => self.user(node.id()),
-            Side::Item => self.item(node.id()),
-        }
+        self.names.find(node.side(), node.id()).map(NodeIndex::new)
     }
 
     /// Where a user is.
     #[must_use]
     pub fn user(&self, id: &str) -> Option<NodeIndex> {
-        self.find(0, self.users, id)
+        self.names.find(Side::User, id).map(NodeIndex::new)
     }
 
     /// Where an item is.
     #[must_use]
     pub fn item(&self, id: &str) -> Option<NodeIndex> {
-        self.find(self.users, self.graph.node_count(), id)
+        self.names.find(Side::Item, id).map(NodeIndex::new)
     }
 
-    /// The name of a node.
+    /// The id of a node.
     ///
     /// # Panics
     /// When the index is not of this graph.
     #[must_use]
-    pub fn node(&self, index: NodeIndex) -> &Node {
-        &self.graph[index]
+    pub fn id(&self, index: NodeIndex) -> &str {
+        self.names.get(index.index())
+    }
+
+    /// Which side a node is on.
+    #[must_use]
+    pub fn side(&self, index: NodeIndex) -> Side {
+        if index.index() < self.names.users() {
+            Side::User
+        } else {
+            Side::Item
+        }
+    }
+
+    /// The name of a node, made for this call; [`BipartiteGraph::id`] lends its text.
+    ///
+    /// # Panics
+    /// When the index is not of this graph.
+    #[must_use]
+    pub fn node(&self, index: NodeIndex) -> Node {
+        Node::new(self.side(index), self.id(index))
     }
 
     /// All nodes of one side, in id order; their indices follow one another without a gap.
-    pub fn nodes(&self, side: Side) -> impl ExactSizeIterator<Item = NodeIndex> + '_ {
-        let range = match side {
-            Side::User => 0..self.users,
-            Side::Item => self.users..self.graph.node_count(),
-        };
-        range.map(NodeIndex::new)
+    #[must_use]
+    pub fn nodes(&self, side: Side) -> Nodes {
+        let users = self.names.users();
+        Nodes::new(match side {
+            Side::User => 0..users,
+            Side::Item => users..self.names.len(),
+        })
     }
 
     /// How many nodes a side has.
     #[must_use]
     pub fn len(&self, side: Side) -> usize {
-        match side {
-            Side::User => self.users,
-            Side::Item => self.graph.node_count() - self.users,
-        }
+        self.nodes(side).len()
     }
 
     /// The other ends of a node's edges in one split, ordered by their id.
@@ -185,8 +204,17 @@ impl BipartiteGraph {
     /// # Panics
     /// When the index is not of this graph.
     #[must_use]
-    pub fn neighbors(&self, node: NodeIndex, split: Split) -> &[Neighbor] {
-        self.adjacency[split as usize].of(node)
+    pub fn neighbors(&self, node: NodeIndex, split: Split) -> &[NodeIndex] {
+        self.of(split).neighbors_of(node)
+    }
+
+    /// The same with what the edges carry, in the same order.
+    ///
+    /// # Panics
+    /// When the index is not of this graph.
+    #[must_use]
+    pub fn edges(&self, node: NodeIndex, split: Split) -> Edges<'_> {
+        self.of(split).edges_of(node)
     }
 
     /// How many edges a node has in one split.
@@ -198,231 +226,122 @@ impl BipartiteGraph {
         self.neighbors(node, split).len()
     }
 
-    /// One interaction by its place.
-    ///
-    /// # Panics
-    /// When there is no such place in this graph.
+    /// How many edges all splits have together; their numbers go from zero up to it.
     #[must_use]
-    pub fn interaction(&self, index: u32) -> &Interaction {
-        &self.interactions[index as usize]
+    pub fn edge_count(&self) -> usize {
+        self.of_users.neighbors.len()
     }
 
-    /// Every interaction of every split, sorted by user, then item.
+    /// One edge by its number, from its user to its item.
+    ///
+    /// # Panics
+    /// When there is no such edge in this graph.
     #[must_use]
-    pub fn interactions(&self) -> &[Interaction] {
-        &self.interactions
+    pub fn edge(&self, index: EdgeIndex) -> Edge {
+        let target = self.of_users.neighbors[index.index()];
+        let (user, split) = self.of_users.group_of(index.index());
+        Edge {
+            index,
+            source: NodeIndex::new(user),
+            target,
+            weight: self.weight(index, split),
+        }
+    }
+
+    /// The interaction that an edge stands for, without its review.
+    ///
+    /// # Panics
+    /// When there is no such edge in this graph.
+    #[must_use]
+    pub fn interaction(&self, index: EdgeIndex) -> Interaction {
+        let edge = self.edge(index);
+        Interaction {
+            rating: edge.weight.rating,
+            timestamp: edge.weight.timestamp,
+            split: Some(edge.weight.split),
+            ..Interaction::new(self.id(edge.source), self.id(edge.target))
+        }
+    }
+
+    /// The edge between two nodes; `None` where they have nothing to do with each other in any split.
+    #[must_use]
+    pub fn edge_between(&self, user: NodeIndex, item: NodeIndex) -> Option<Edge> {
+        if self.side(user) != Side::User {
+            return None;
+        }
+        Split::ALL.into_iter().find_map(|split| {
+            let at = self.neighbors(user, split).binary_search(&item).ok()?;
+            self.edges(user, split).nth(at)
+        })
     }
 
     /// The split of the edge between two nodes; `None` where they have nothing to do with each other in any split, which
     /// is what makes an item a possible negative.
     #[must_use]
     pub fn split_of(&self, user: NodeIndex, item: NodeIndex) -> Option<Split> {
-        Split::ALL.into_iter().find(|&split| {
-            self.neighbors(user, split)
-                .binary_search_by_key(&item, |neighbor| neighbor.node)
-                .is_ok()
-        })
+        Split::ALL
+            .into_iter()
+            .find(|&split| self.neighbors(user, split).binary_search(&item).is_ok())
     }
 
-    /// The same graph for petgraph's own algorithms; node and edge weights are ours.
+    /// [`edge_rank`](crate::edge_rank) of two nodes of this graph, without a look at their ids.
+    ///
+    /// # Panics
+    /// When an index is not of this graph.
     #[must_use]
-    pub fn as_petgraph(&self) -> &UnGraph<Node, Edge, u32> {
-        &self.graph
+    pub fn edge_rank(&self, seed: u64, layer: usize, node: NodeIndex, neighbor: NodeIndex) -> u64 {
+        EdgeLots::new(seed, layer, self.side(node), self.key(node)).of(self.key(neighbor))
     }
 
-    fn find(&self, from: usize, to: usize, id: &str) -> Option<NodeIndex> {
-        let (mut low, mut high) = (from, to);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.graph[NodeIndex::new(middle)].id().cmp(id) {
-                std::cmp::Ordering::Equal => return Some(NodeIndex::new(middle)),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
+    /// What [`edge_rank`](crate::edge_rank) knows a node by.
+    pub(crate) fn key(&self, node: NodeIndex) -> u64 {
+        self.names.key(node.index())
     }
 
-    fn add_edges(&mut self) {
-        let known = "every end of an interaction was made a node";
-        let mut ends = Split::ALL.map(|_| Vec::new());
-        for (index, interaction) in (0..).zip(&self.interactions) {
-            let user = self.user(interaction.user.as_str()).expect(known);
-            let item = self.item(interaction.item.as_str()).expect(known);
-            let split = interaction.split.unwrap_or(Split::Train);
-            ends[split as usize].push((user, item, index));
-            self.graph.add_edge(
-                user,
-                item,
-                Edge {
-                    rating: interaction.rating,
-                    timestamp: interaction.timestamp,
-                    split,
-                    interaction: index,
-                },
-            );
+    /// The number of the edge at a place in the neighbours of a side.
+    pub(crate) fn edge_at(&self, side: Side, place: usize) -> EdgeIndex {
+        match side {
+            Side::User => EdgeIndex::new(place),
+            Side::Item => self.edges_of_items[place],
         }
-        let nodes = self.graph.node_count();
-        self.adjacency = ends.map(|ends| Adjacency::new(nodes, &ends));
-    }
-}
-
-/// petgraph keeps the highest index for "none".
-fn fits(what: &'static str, count: usize) -> Result<()> {
-    if count < u32::MAX as usize {
-        Ok(())
-    } else {
-        Err(Error::TooLarge { what, count })
-    }
-}
-
-/// The neighbours of all nodes in one split, one slice after the other: what sampling and scoring walk over.
-#[derive(Debug, Clone, Default)]
-struct Adjacency {
-    starts: Vec<usize>,
-    neighbors: Vec<Neighbor>,
-}
-
-impl Adjacency {
-    /// `ends` is sorted by user, then item; filling in that order leaves every slice sorted by neighbour.
-    fn new(nodes: usize, ends: &[(NodeIndex, NodeIndex, u32)]) -> Self {
-        let mut starts = vec![0_usize; nodes + 1];
-        for (user, item, _) in ends {
-            starts[user.index() + 1] += 1;
-            starts[item.index() + 1] += 1;
-        }
-        for node in 0..nodes {
-            starts[node + 1] += starts[node];
-        }
-        let mut next = starts.clone();
-        let nowhere = Neighbor {
-            node: NodeIndex::end(),
-            interaction: u32::MAX,
-        };
-        let mut neighbors = vec![nowhere; ends.len() * 2];
-        for &(user, item, interaction) in ends {
-            for (from, node) in [(user, item), (item, user)] {
-                neighbors[next[from.index()]] = Neighbor { node, interaction };
-                next[from.index()] += 1;
-            }
-        }
-        Self { starts, neighbors }
     }
 
-    fn of(&self, node: NodeIndex) -> &[Neighbor] {
-        &self.neighbors[self.starts[node.index()]..self.starts[node.index() + 1]]
+    pub(crate) fn rating(&self, edge: EdgeIndex) -> Option<f64> {
+        self.ratings.get(edge.index())
+    }
+
+    pub(crate) fn timestamp(&self, edge: EdgeIndex) -> Option<i64> {
+        self.times.get(edge.index())
+    }
+
+    /// A node's neighbours in one split, with their places among those of its side.
+    pub(crate) fn placed_neighbors(
+        &self,
+        node: NodeIndex,
+        split: Split,
+    ) -> (Range<usize>, &[NodeIndex]) {
+        let (_, place, adjacency) = self.placed(node);
+        let places = adjacency.range(place, split as usize, split as usize + 1);
+        (places.clone(), &adjacency.neighbors[places])
+    }
+
+    fn weight(&self, edge: EdgeIndex, split: Split) -> EdgeWeight {
+        EdgeWeight {
+            rating: self.rating(edge),
+            timestamp: self.timestamp(edge),
+            split,
+        }
+    }
+
+    /// The side of a node, its place on that side, and the neighbours of all that side.
+    fn placed(&self, node: NodeIndex) -> (Side, usize, &Adjacency) {
+        let users = self.names.users();
+        match node.index().checked_sub(users) {
+            None => (Side::User, node.index(), &self.of_users),
+            Some(item) => (Side::Item, item, &self.of_items),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn arbitrary() -> impl Strategy<Value = Vec<Interaction>> {
-        let split = prop::sample::select(vec![
-            None,
-            Some(Split::Train),
-            Some(Split::Valid),
-            Some(Split::Test),
-        ]);
-        prop::collection::btree_map((0_u8..12, 0_u8..12), split, 1..60).prop_map(|pairs| {
-            pairs
-                .into_iter()
-                .rev()
-                .map(|((user, item), split)| Interaction {
-                    split,
-                    ..Interaction::new(user.to_string(), item.to_string())
-                })
-                .collect()
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn both_sides_of_an_edge_agree(interactions in arbitrary()) {
-            let graph = BipartiteGraph::new(interactions.clone()).unwrap();
-            let mut seen = 0;
-            for split in Split::ALL {
-                for side in [Side::User, Side::Item] {
-                    for node in graph.nodes(side) {
-                        let neighbors = graph.neighbors(node, split);
-                        prop_assert!(neighbors.is_sorted_by_key(|n| graph.node(n.node).id().to_owned()));
-                        prop_assert_eq!(graph.degree(node, split), neighbors.len());
-                        seen += neighbors.len();
-                        for neighbor in neighbors {
-                            prop_assert_eq!(graph.node(neighbor.node).side(), side.other());
-                            let back = Neighbor { node, interaction: neighbor.interaction };
-                            prop_assert!(graph.neighbors(neighbor.node, split).contains(&back));
-                            prop_assert_eq!(graph.interaction(neighbor.interaction).split, Some(split));
-                            prop_assert_eq!(graph.split_of(node, neighbor.node), Some(split));
-                        }
-                    }
-                }
-            }
-            prop_assert_eq!(seen, 2 * interactions.len());
-            prop_assert_eq!(graph.as_petgraph().edge_count(), interactions.len());
-            let asked: BTreeMap<_, _> = interactions.iter().map(|i| ((&i.user, &i.item), i.split)).collect();
-            for user in graph.nodes(Side::User) {
-                for item in graph.nodes(Side::Item) {
-                    let pair = (&UserId::from(graph.node(user).id()), &ItemId::from(graph.node(item).id()));
-                    let expected = asked.get(&pair).map(|split| split.unwrap_or(Split::Train));
-                    prop_assert_eq!(graph.split_of(user, item), expected);
-                }
-            }
-        }
-
-        #[test]
-        fn every_node_is_found_where_it_stands(interactions in arbitrary()) {
-            let graph = BipartiteGraph::new(interactions).unwrap();
-            for side in [Side::User, Side::Item] {
-                prop_assert_eq!(graph.nodes(side).len(), graph.len(side));
-                for node in graph.nodes(side) {
-                    prop_assert_eq!(graph.index(graph.node(node)), Some(node));
-                }
-            }
-            prop_assert_eq!(graph.user("nobody"), None);
-        }
-    }
-
-    #[test]
-    fn a_user_and_an_item_of_one_name_are_two_nodes() {
-        let graph = BipartiteGraph::new(vec![Interaction::new("1", "1")]).unwrap();
-        assert_ne!(graph.user("1"), graph.item("1"));
-        assert_eq!(graph.as_petgraph().node_count(), 2);
-    }
-
-    #[test]
-    fn known_nodes_without_an_edge_stand_alone() {
-        let graph = BipartiteGraph::with_nodes(
-            vec![Interaction::new("a", "x")],
-            ["b".into(), "a".into()],
-            ["w".into()],
-        )
-        .unwrap();
-        let users: Vec<_> = graph
-            .nodes(Side::User)
-            .map(|node| graph.node(node).id())
-            .collect();
-        assert_eq!(users, ["a", "b"]);
-        let lonely = graph.item("w").unwrap();
-        assert!(graph.neighbors(lonely, Split::Train).is_empty());
-    }
-
-    #[test]
-    fn what_is_no_graph_says_why() {
-        assert!(matches!(
-            BipartiteGraph::new(vec![]),
-            Err(Error::EmptyGraph)
-        ));
-        let twice = vec![Interaction::new("a", "x"), Interaction::new("a", "x")];
-        let said = BipartiteGraph::new(twice).unwrap_err().to_string();
-        assert!(
-            said.starts_with("user a, item x: two interactions"),
-            "{said}"
-        );
-    }
-}
+mod tests;

@@ -1,70 +1,59 @@
 //! Reads raw files into a project directory.
 
-mod filter;
+mod again;
+mod blocks;
+mod cells;
+mod change;
+mod entries;
+mod format;
+mod formats;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gather;
+mod line;
+mod literal;
+mod markup;
+mod pairs;
+mod parquet;
+mod parse;
+mod quick;
 mod record;
-mod rows;
+mod refused;
+mod rejects;
+mod rule;
 mod source;
+mod spool;
+mod stream;
 mod summary;
-mod time;
+#[cfg(test)]
+mod tests;
+pub(crate) mod time;
+mod write;
 
-use std::collections::HashSet;
-use std::fmt;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::str::FromStr;
+use std::thread;
 
-use because_core::{Error as FileError, Interaction, Project, jsonl};
-use serde::{Deserialize, Serialize};
+use because_core::{Error as FileError, Project};
 
-use self::filter::Filter;
+pub use self::format::Format;
 use self::gather::Gathered;
 pub use self::record::RecordKind;
-pub use self::summary::{Filtered, ImportSummary, ImportedFile, ReasonCount, SplitSource};
-use crate::{Error, Ratio, Result, SplitCounts, SplitStrategy};
-
-/// How the files to import are written. Both may be packed (`.gz`, `.zst`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Format {
-    /// One JSON object a line.
-    Jsonl,
-    /// Columns named by the first row, separated by commas, or by tabs in a `.tsv`.
-    Csv,
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Jsonl => "jsonl",
-            Self::Csv => "csv",
-        })
-    }
-}
-
-impl FromStr for Format {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "jsonl" => Ok(Self::Jsonl),
-            "csv" => Ok(Self::Csv),
-            other => Err(Error::Setting {
-                name: "format",
-                value: format!("{other:?}"),
-                reason: "is not jsonl or csv",
-            }),
-        }
-    }
-}
+use self::rejects::Rejects;
+use self::spool::Draft;
+use self::stream::Flow;
+pub use self::summary::{ColdCounts, Filtered, ImportSummary, ImportedFile, ReasonCount};
+use self::write::Written;
+use crate::plan::{Applied, Plan};
+use crate::{Error, Ratio, Result, SplitStrategy};
 
 /// Reads people's files and writes a project directory: interactions with their splits, users, items, references, and
 /// every row that was not taken.
 ///
-/// What a file holds is told by its columns: a user and an item are an interaction (with an explanation: a reference), a
-/// user alone is a user, an item alone an item. Columns go by the names in use (`userId`, `reviewerID`, `parent_asin`,
-/// `stars`, `reviewText`, `unixReviewTime`, ...); what has no place of its own becomes an attribute of the user or item. Of
-/// two interactions of one pair the later is kept, or the first where a time is missing.
+/// What a file holds is told by its name where the [`Format`] knows it, and by its columns else: a user and an item are an
+/// interaction (with an explanation: a reference), a user alone is a user, an item alone an item. What has no place of its own
+/// becomes an attribute of the user or item. Of two interactions of one pair the later is kept, or the first where a time is
+/// missing.
 ///
 /// ```no_run
 /// use because_core::Project;
@@ -83,40 +72,45 @@ impl FromStr for Format {
 pub struct Import {
     format: Format,
     paths: Vec<PathBuf>,
-    min_rating: Option<f64>,
-    k_core: Option<usize>,
-    split: Option<SplitStrategy>,
-    ratio: Ratio,
-    seed: u64,
+    plan: Plan,
+    threads: Option<usize>,
+    block_bytes: usize,
 }
 
+/// Large enough that handing blocks about costs nothing, small enough that they stay in the processor's cache.
+const BLOCK_BYTES: usize = 1 << 20;
+
 impl Import {
-    /// Of these files. In a folder the files named `users`, `items`, `interactions`, `references` and `explanations*` are
-    /// read.
+    /// Of these files, and of those in these folders that the [`Format`] looks for.
     #[must_use]
     pub fn new(format: Format, paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         Self {
             format,
             paths: paths.into_iter().map(Into::into).collect(),
-            min_rating: None,
-            k_core: None,
-            split: None,
-            ratio: Ratio::default(),
-            seed: 0,
+            plan: Plan::default(),
+            threads: None,
+            block_bytes: BLOCK_BYTES,
         }
+    }
+
+    /// Filters, splits and makes cold by this plan, in place of whatever was set before.
+    #[must_use]
+    pub fn plan(mut self, plan: Plan) -> Self {
+        self.plan = plan;
+        self
     }
 
     /// Leaves out what is rated below this, and what is not rated at all.
     #[must_use]
     pub fn min_rating(mut self, least: impl Into<Option<f64>>) -> Self {
-        self.min_rating = least.into();
+        self.plan.filter.min_rating = least.into();
         self
     }
 
-    /// Leaves out users and items with fewer interactions than this among those that stay; it comes after the rating.
+    /// Leaves out users and items with fewer interactions than this among those that stay; it comes after every other filter.
     #[must_use]
     pub fn k_core(mut self, k: impl Into<Option<usize>>) -> Self {
-        self.k_core = k.into();
+        self.plan.filter.k_core(k.into());
         self
     }
 
@@ -124,189 +118,141 @@ impl Import {
     /// and drawn by [`SplitStrategy::Random`] where not.
     #[must_use]
     pub fn split(mut self, strategy: impl Into<Option<SplitStrategy>>) -> Self {
-        self.split = strategy.into();
+        self.plan.split = strategy.into();
         self
     }
 
     /// The proportions of train, valid and test; 8:1:1 unless it is said.
     #[must_use]
     pub fn ratio(mut self, ratio: Ratio) -> Self {
-        self.ratio = ratio;
+        self.plan.ratio = ratio;
         self
     }
 
     /// The lot by which splits are drawn; 0 unless it is said.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
+        self.plan.seed = seed;
         self
     }
 
-    /// Reads everything, then writes everything; a file of an earlier import is replaced.
+    /// How many threads take rows apart, beside one that reads and one that writes; as many as the machine has unless it is
+    /// said. The files are the same in any case.
+    #[must_use]
+    pub fn threads(mut self, threads: impl Into<Option<usize>>) -> Self {
+        self.threads = threads.into();
+        self
+    }
+
+    /// Reads everything, then writes everything; a file of an earlier import is replaced. Texts are put down on disk on the
+    /// way, so memory holds the ids and some 50 bytes an interaction, and the output folder needs room for two copies of what
+    /// is written.
     ///
     /// # Errors
     /// When a path is missing or holds nothing to read, a header makes no sense, no interaction is left (the rejected rows
     /// are then written all the same), a split by time meets an interaction without one, or the disk fails.
     pub fn run(&self, out: &Project) -> Result<ImportSummary> {
-        if let Some(least) = self.min_rating.filter(|least| !least.is_finite()) {
-            return Err(Error::Setting {
-                name: "min_rating",
-                value: least.to_string(),
-                reason: "is not a finite number",
-            });
-        }
+        self.plan.check()?;
         let files = source::files(self.format, &self.paths)?;
         source::keep_apart(&files, out)?;
-        let mut gathered = Gathered::read(self.format, &files)?;
-
-        let mut interactions: Vec<Interaction> = std::mem::take(&mut gathered.interactions)
-            .into_values()
-            .map(|(interaction, _)| interaction)
-            .collect();
-        let filtered = Filter {
-            interactions: &mut interactions,
-            users: &mut gathered.users,
-            items: &mut gathered.items,
-        }
-        .run(self.min_rating, self.k_core);
-
+        let is_new = !out.root().exists();
         std::fs::create_dir_all(out.root())
             .map_err(|source| FileError::io("make folder", out.root(), source))?;
-        if interactions.is_empty() {
-            write_rejected(out, &gathered)?;
-            return Err(nothing_left(out, &gathered, filtered));
+        spool::remove_old_drafts(out.root());
+        let summary = self.import(files, out);
+        if is_new && summary.is_err() {
+            // It goes only if there is nothing in it.
+            let _ = std::fs::remove_dir(out.root());
         }
-        let (split, splits_replaced) = self.assign_splits(&mut interactions)?;
-        let summary = summarize(&gathered, &interactions, filtered, split, splits_replaced);
-        write(out, &gathered, &interactions)?;
-        Ok(summary)
+        summary
     }
 
-    fn assign_splits(&self, interactions: &mut [Interaction]) -> Result<(SplitSource, u64)> {
-        let brought = interactions
-            .iter()
-            .filter(|interaction| interaction.split.is_some())
-            .count();
-        if self.split.is_none() && brought == interactions.len() {
-            return Ok((SplitSource::Rows, 0));
-        }
-        let strategy = self.split.unwrap_or_default();
-        strategy.assign(interactions, self.ratio, self.seed)?;
-        let (ratio, seed) = (self.ratio, self.seed);
-        let source = match strategy {
-            SplitStrategy::Random => SplitSource::Random { ratio, seed },
-            SplitStrategy::Time => SplitSource::Time { ratio, seed },
-            SplitStrategy::LeaveOneOut => SplitSource::LeaveOneOut { seed },
+    fn import(&self, files: Vec<PathBuf>, out: &Project) -> Result<ImportSummary> {
+        let threads = self
+            .threads
+            .or_else(|| thread::available_parallelism().ok().map(usize::from));
+        let flow = Flow {
+            threads: threads.unwrap_or(1),
+            block_bytes: self.block_bytes,
         };
-        Ok((source, brought as u64))
+        let (taken, mut rejects) = Gathered::read(self.format, files, flow, out.root())?;
+        let mut rejected_out = Draft::of(out.path("rejected.jsonl"))?;
+        // Neither waits for the other: what was rejected does not depend on the plan.
+        let (reasons, kept) = thread::scope(|scope| {
+            let reasons = scope.spawn(|| rejects.write(&taken, &mut rejected_out));
+            let applied = self.plan.apply(&taken.table);
+            let kept =
+                applied.and_then(|applied| Ok((Written::of(&taken, &applied, out)?, applied)));
+            let reasons = reasons.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (reasons, kept)
+        });
+        let (reasons, (written, applied)) = (reasons?, kept?);
+        rejected_out.put_in_place()?;
+        let references = taken.referenced.len() as u64;
+        if written.splits.total() == 0 {
+            return Err(nothing_left(out, &rejects, &written, references, &reasons));
+        }
+        let Written {
+            users,
+            items,
+            filtered,
+            splits,
+            ..
+        } = written.put_in_place(out)?;
+
+        let interactions = splits.total() as u64;
+        Ok(ImportSummary {
+            read: rejects.rows_read(),
+            taken: interactions + users.rows + items.rows + references,
+            rejected: rejects.count(),
+            files: rejects.files,
+            filtered,
+            before: applied.before,
+            references_without_interaction: without_interaction(&taken.referenced, &applied),
+            steps: applied.steps,
+            interactions,
+            users: users.rows,
+            items: items.rows,
+            references,
+            only_in_users_file: users.only_rows,
+            only_in_items_file: items.only_rows,
+            users_only_in_interactions: users.only_interactions,
+            items_only_in_interactions: items.only_interactions,
+            splits,
+            split: applied.split,
+            cold: ColdCounts::of(&applied.cold),
+            splits_replaced: applied.splits_replaced,
+            reasons,
+        })
     }
 }
 
-fn summarize(
-    gathered: &Gathered,
-    interactions: &[Interaction],
-    filtered: Filtered,
-    split: SplitSource,
-    splits_replaced: u64,
-) -> ImportSummary {
-    let mut splits = SplitCounts::default();
-    let mut users = HashSet::new();
-    let mut items = HashSet::new();
-    let mut pairs = HashSet::new();
-    for interaction in interactions {
-        splits.add(interaction.split.unwrap_or(because_core::Split::Train));
-        users.insert(&interaction.user);
-        items.insert(&interaction.item);
-        pairs.insert((&interaction.user, &interaction.item));
-    }
-    let with_user_row = users
-        .iter()
-        .filter(|id| gathered.users.contains_key(**id))
-        .count();
-    let with_item_row = items
-        .iter()
-        .filter(|id| gathered.items.contains_key(**id))
-        .count();
-    let known_pairs = gathered
-        .references
-        .keys()
-        .filter(|(user, item)| pairs.contains(&(user, item)))
-        .count();
-    let [interactions, user_rows, item_rows, references] = [
-        interactions.len(),
-        gathered.users.len(),
-        gathered.items.len(),
-        gathered.references.len(),
-    ];
-    ImportSummary {
-        files: gathered.files.clone(),
-        read: gathered.rows_read(),
-        taken: (interactions + user_rows + item_rows + references) as u64,
-        rejected: gathered.rejected.len() as u64,
-        filtered,
-        interactions: interactions as u64,
-        users: user_rows as u64,
-        items: item_rows as u64,
-        references: references as u64,
-        only_in_users_file: (user_rows - with_user_row) as u64,
-        only_in_items_file: (item_rows - with_item_row) as u64,
-        users_only_in_interactions: (users.len() - with_user_row) as u64,
-        items_only_in_interactions: (items.len() - with_item_row) as u64,
-        references_without_interaction: (references - known_pairs) as u64,
-        splits,
-        split,
-        splits_replaced,
-        reasons: reasons(gathered),
-    }
+fn without_interaction(referenced: &[Option<u32>], applied: &Applied) -> u64 {
+    let has_one = |row: &Option<u32>| row.is_some_and(|row| applied.splits[row as usize].is_some());
+    referenced.iter().filter(|row| !has_one(row)).count() as u64
 }
 
-fn reasons(gathered: &Gathered) -> Vec<ReasonCount> {
-    ReasonCount::top(
-        gathered
-            .rejected
-            .iter()
-            .map(|refused| (refused.kind, &refused.row)),
-    )
-}
-
-/// The interactions go last: where they are, the rest is there too.
-fn write(out: &Project, gathered: &Gathered, interactions: &[Interaction]) -> Result<()> {
-    write_rejected(out, gathered)?;
-    let users = gathered.users.values().map(|(user, _)| user);
-    jsonl::write(&out.path("users.jsonl"), users)?;
-    let items = gathered.items.values().map(|(item, _)| item);
-    jsonl::write(&out.path("items.jsonl"), items)?;
-    let references = out.path("references.jsonl");
-    if !gathered.references.is_empty() {
-        let rows = gathered.references.values().map(|(reference, _)| reference);
-        jsonl::write(&references, rows)?;
-    } else if references.exists() {
-        // Of an earlier import; measuring against it would mix two data sets.
-        std::fs::remove_file(&references)
-            .map_err(|source| FileError::io("remove", &references, source))?;
-    }
-    jsonl::write(&out.path("interactions.jsonl"), interactions)?;
-    Ok(())
-}
-
-fn write_rejected(out: &Project, gathered: &Gathered) -> Result<()> {
-    let rows = gathered.rejected.iter().map(|refused| &refused.row);
-    jsonl::write(&out.path("rejected.jsonl"), rows)?;
-    Ok(())
-}
-
-fn nothing_left(out: &Project, gathered: &Gathered, filtered: Filtered) -> Error {
+fn nothing_left(
+    out: &Project,
+    rejects: &Rejects,
+    written: &Written,
+    references: u64,
+    reasons: &[ReasonCount],
+) -> Error {
+    let filtered = written.filtered;
+    let (users, items) = (written.users.rows, written.items.rows);
     let mut account = format!(
-        "{} rows read, {} rejected, {} below or without min_rating, {} outside the k_core, {} users, {} items, {} references",
-        gathered.rows_read(),
-        gathered.rejected.len(),
+        "{} rows read, {} rejected, {} outside the date range, {} below or without min_rating, {} of users not drawn, \
+         {} over max_per_user, {} outside the k_core, {users} users, {items} items, {references} references",
+        rejects.rows_read(),
+        rejects.count(),
+        filtered.date_range,
         filtered.min_rating,
+        filtered.sample_users,
+        filtered.max_per_user,
         filtered.k_core,
-        gathered.users.len(),
-        gathered.items.len(),
-        gathered.references.len(),
     );
-    if let Some(most) = reasons(gathered).first() {
+    if let Some(most) = reasons.first() {
         account += &format!(
             "; rejected most often for: {} (first at {}), all in {}",
             most.reason,
@@ -316,7 +262,7 @@ fn nothing_left(out: &Project, gathered: &Gathered, filtered: Filtered) -> Error
     }
     account += if filtered.total() > 0 {
         "; loosen the filters"
-    } else if !gathered.references.is_empty() {
+    } else if references > 0 {
         "; a row with an explanation is a reference, so add a file of interactions (user, item)"
     } else {
         "; give a file whose rows have a user and an item"

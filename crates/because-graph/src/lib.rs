@@ -16,7 +16,7 @@
 //! let graph = BipartiteGraph::from_project(&project)?;
 //! let ann = graph.user("ann").ok_or("ann has two ratings")?;
 //! let sample = UniformSampler { seed: 7 }.sample(&graph, ann, 1, 8);
-//! assert!(sample.iter().all(|neighbor| graph.node(neighbor.node).side() == Side::Item));
+//! assert!(sample.iter().all(|neighbor| graph.side(neighbor.node) == Side::Item));
 //! # Ok(())
 //! # }
 //! ```
@@ -37,22 +37,32 @@ mod graph;
 mod hash;
 mod import;
 mod kcore;
+mod lots;
+mod plan;
 mod sample;
 mod scorer;
 mod split;
 mod stats;
 mod table;
 
-pub use check::{CheckReport, Finding, Severity, check};
+pub use check::{Check, CheckReport, Finding, Severity, check};
 pub use error::{Error, Result};
-pub use graph::{BipartiteGraph, Edge, Neighbor};
-pub use import::{
-    Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind, SplitSource,
+pub use graph::{
+    BipartiteGraph, Edge, EdgeReferences, EdgeWeight, Edges, GraphBuilder, Neighbor, NodeReference,
+    Nodes, Reviews, SplitGraph,
 };
-pub use petgraph::graph::NodeIndex;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use import::fuzzing;
+pub use import::{
+    ColdCounts, Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind,
+};
+pub use petgraph::graph::{EdgeIndex, NodeIndex};
+pub use plan::{Amount, ColdNode, ColdStart, Counts, Filter, Moment, Plan, Step};
 pub use sample::{
-    MostRecentSampler, NeighborSampler, Sampling, TopRatedSampler, UniformSampler, edge_rank,
+    DegreeDampedSampler, MostRecentSampler, NeighborSampler, RelevanceSampler, Sampling,
+    TopRatedSampler, UniformSampler, edge_rank,
 };
 pub use scorer::{ItemCosine, ItemScorer, Scored};
-pub use split::{Ratio, SplitStrategy};
-pub use stats::{DegreeStats, GraphStats, SplitCounts};
+pub use split::{Ratio, SplitSource, SplitStrategy};
+pub use stats::{CoreStats, DegreeStats, GraphStats, Popularity, SplitCounts, SplitStats};

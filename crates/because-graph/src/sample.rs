@@ -1,33 +1,64 @@
+mod damped;
+mod lottery;
+mod relevance;
+
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use because_core::{Interaction, Side, Split};
-use petgraph::graph::NodeIndex;
+use because_core::{Side, Split};
+use petgraph::graph::{EdgeIndex, NodeIndex};
 use serde::{Deserialize, Serialize};
 
-use crate::hash::stable_hash;
+use crate::hash::{Mixed, id_key};
+use crate::lots::Purpose;
 use crate::{BipartiteGraph, Error, Neighbor, Result};
+
+pub use damped::DegreeDampedSampler;
+pub use relevance::RelevanceSampler;
 
 /// Chooses whose profiles a node gets to read. Whatever it chooses must be a pure function of its arguments and of its
 /// own settings, or a run cannot be resumed or spread over machines.
 pub trait NeighborSampler: Send + Sync {
-    /// At most `count` different train neighbours of `node`, in the order they are to be shown.
+    /// Replaces what is in `sample` by at most `count` different train neighbours of `node`, in the order they are to be
+    /// shown. A buffer that is used again makes many samples without an allocation each.
+    fn sample_into(
+        &self,
+        graph: &BipartiteGraph,
+        node: NodeIndex,
+        layer: usize,
+        count: usize,
+        sample: &mut Vec<Neighbor>,
+    );
+
+    /// The same in a list of its own.
     fn sample(
         &self,
         graph: &BipartiteGraph,
         node: NodeIndex,
         layer: usize,
         count: usize,
-    ) -> Vec<Neighbor>;
+    ) -> Vec<Neighbor> {
+        let mut sample = Vec::new();
+        self.sample_into(graph, node, layer, count, &mut sample);
+        sample
+    }
 }
 
 macro_rules! forward_sampler {
     ($($holder:ty),*) => {$(
         impl<T: NeighborSampler + ?Sized> NeighborSampler for $holder {
-            fn sample(&self, graph: &BipartiteGraph, node: NodeIndex, layer: usize, count: usize) -> Vec<Neighbor> {
-                (**self).sample(graph, node, layer, count)
+            fn sample_into(
+                &self,
+                graph: &BipartiteGraph,
+                node: NodeIndex,
+                layer: usize,
+                count: usize,
+                sample: &mut Vec<Neighbor>,
+            ) {
+                (**self).sample_into(graph, node, layer, count, sample);
             }
         }
     )*};
@@ -43,14 +74,16 @@ pub struct UniformSampler {
 }
 
 impl NeighborSampler for UniformSampler {
-    fn sample(
+    fn sample_into(
         &self,
         graph: &BipartiteGraph,
         node: NodeIndex,
         layer: usize,
         count: usize,
-    ) -> Vec<Neighbor> {
-        smallest(graph, node, (self.seed, layer), count, |_| ())
+        sample: &mut Vec<Neighbor>,
+    ) {
+        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
+        lottery::smallest(graph, node, lots, count, sample);
     }
 }
 
@@ -62,16 +95,17 @@ pub struct MostRecentSampler {
 }
 
 impl NeighborSampler for MostRecentSampler {
-    fn sample(
+    fn sample_into(
         &self,
         graph: &BipartiteGraph,
         node: NodeIndex,
         layer: usize,
         count: usize,
-    ) -> Vec<Neighbor> {
-        smallest(graph, node, (self.seed, layer), count, |interaction| {
-            Reverse(interaction.timestamp)
-        })
+        sample: &mut Vec<Neighbor>,
+    ) {
+        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
+        let latest = |_, edge: &dyn Fn() -> EdgeIndex, _| Reverse(graph.timestamp(edge()));
+        smallest(graph, node, lots, count, sample, latest);
     }
 }
 
@@ -83,16 +117,18 @@ pub struct TopRatedSampler {
 }
 
 impl NeighborSampler for TopRatedSampler {
-    fn sample(
+    fn sample_into(
         &self,
         graph: &BipartiteGraph,
         node: NodeIndex,
         layer: usize,
         count: usize,
-    ) -> Vec<Neighbor> {
-        smallest(graph, node, (self.seed, layer), count, |interaction| {
-            Reverse(interaction.rating.and_then(ascending))
-        })
+        sample: &mut Vec<Neighbor>,
+    ) {
+        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
+        let best =
+            |_, edge: &dyn Fn() -> EdgeIndex, _| Reverse(graph.rating(edge()).and_then(ascending));
+        smallest(graph, node, lots, count, sample, best);
     }
 }
 
@@ -108,27 +144,54 @@ pub enum Sampling {
     MostRecent,
     /// [`TopRatedSampler`].
     TopRated,
+    /// [`DegreeDampedSampler`] with its usual damping.
+    DegreeDamped,
+    /// [`RelevanceSampler`].
+    Relevance,
 }
 
 impl Sampling {
-    /// The sampler of this name.
-    #[must_use]
-    pub fn sampler(self, seed: u64) -> Box<dyn NeighborSampler> {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Uniform,
+        Self::MostRecent,
+        Self::TopRated,
+        Self::DegreeDamped,
+        Self::Relevance,
+    ];
+
+    /// The sampler of this name. Only [`Sampling::Relevance`] asks for texts, once for each node.
+    pub fn sampler<'t>(
+        self,
+        seed: u64,
+        graph: &BipartiteGraph,
+        text: impl FnMut(NodeIndex) -> Option<Cow<'t, str>>,
+    ) -> Box<dyn NeighborSampler> {
         match self {
             Self::Uniform => Box::new(UniformSampler { seed }),
             Self::MostRecent => Box::new(MostRecentSampler { seed }),
             Self::TopRated => Box::new(TopRatedSampler { seed }),
+            Self::DegreeDamped => Box::new(DegreeDampedSampler::new(seed)),
+            Self::Relevance => Box::new(RelevanceSampler::new(seed, graph, text)),
+        }
+    }
+
+    /// Its name in settings and on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::MostRecent => "most-recent",
+            Self::TopRated => "top-rated",
+            Self::DegreeDamped => "degree-damped",
+            Self::Relevance => "relevance",
         }
     }
 }
 
 impl fmt::Display for Sampling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Uniform => "uniform",
-            Self::MostRecent => "most-recent",
-            Self::TopRated => "top-rated",
-        })
+        f.write_str(self.as_str())
     }
 }
 
@@ -136,64 +199,106 @@ impl FromStr for Sampling {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "uniform" => Ok(Self::Uniform),
-            "most-recent" => Ok(Self::MostRecent),
-            "top-rated" => Ok(Self::TopRated),
-            other => Err(Error::Setting {
+        let named = |sampling: &Self| sampling.as_str() == text;
+        Self::ALL
+            .into_iter()
+            .find(named)
+            .ok_or_else(|| Error::Setting {
                 name: "sampling",
-                value: format!("{other:?}"),
-                reason: "is not uniform, most-recent or top-rated",
-            }),
-        }
+                value: format!("{text:?}"),
+                reason: "is not uniform, most-recent, top-rated, degree-damped or relevance",
+            })
     }
 }
 
-/// The lot of one edge in one layer, seen from `node` (which is on `side`). It is the first eight bytes (little endian) of
-/// BLAKE3 over its arguments, each behind its length, so every engine in every version draws the same.
+/// The lot of one edge in one layer, seen from `node` (which is on `side`). It is a pure function of these: 64 bits of each
+/// id (BLAKE3) and the rest, mixed by multiplications, so every engine in every version draws the same.
 #[must_use]
 pub fn edge_rank(seed: u64, layer: usize, side: Side, node: &str, neighbor: &str) -> u64 {
-    stable_hash(
-        "because edge rank",
-        seed,
-        &[
-            &(layer as u64).to_le_bytes(),
-            side.as_str().as_bytes(),
-            node.as_bytes(),
-            neighbor.as_bytes(),
-        ],
-    )
+    EdgeLots::new(seed, layer, side, id_key(node)).of(id_key(neighbor))
 }
 
-/// The `count` smallest train neighbours by (`first`, [`edge_rank`], neighbour id), in that order.
-fn smallest<K: Ord>(
+/// The lots of a node's edges in one layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EdgeLots(Mixed);
+
+impl EdgeLots {
+    pub(crate) fn new(seed: u64, layer: usize, side: Side, key: u64) -> Self {
+        let mixed = Mixed::new(seed)
+            .with(Purpose::EdgeRank as u64)
+            .with(layer as u64);
+        Self(mixed.with(side as u64).with(key))
+    }
+
+    fn of_node(graph: &BipartiteGraph, seed: u64, layer: usize, node: NodeIndex) -> Self {
+        Self::new(seed, layer, graph.side(node), graph.key(node))
+    }
+
+    pub(crate) fn of(self, neighbor: u64) -> u64 {
+        self.0.lot_of(neighbor)
+    }
+}
+
+/// Samples of up to so many are kept in order while the neighbours go by, on the stack.
+const FEW: usize = 16;
+
+/// The `count` smallest train neighbours by (`first`, [`edge_rank`], neighbour id), in that order. `first` is given a
+/// neighbour, the way to its edge, and its lot.
+fn smallest<K: Ord + Copy + Default>(
     graph: &BipartiteGraph,
     node: NodeIndex,
-    (seed, layer): (u64, usize),
+    lots: EdgeLots,
     count: usize,
-    first: impl Fn(&Interaction) -> K,
-) -> Vec<Neighbor> {
-    let center = graph.node(node);
+    sample: &mut Vec<Neighbor>,
+    first: impl Fn(NodeIndex, &dyn Fn() -> EdgeIndex, u64) -> K,
+) {
+    sample.clear();
+    let (places, neighbors) = graph.placed_neighbors(node, Split::Train);
+    let wanted = count.min(neighbors.len());
+    if wanted == 0 {
+        return;
+    }
+    let side = graph.side(node);
     // Node indices of one side are in id order, so the index stands for the id.
-    let mut ranked: Vec<_> = graph
-        .neighbors(node, Split::Train)
-        .iter()
-        .map(|&neighbor| {
-            let id = graph.node(neighbor.node).id();
-            let rank = edge_rank(seed, layer, center.side(), center.id(), id);
-            let own = first(graph.interaction(neighbor.interaction));
-            ((own, rank, neighbor.node), neighbor)
-        })
-        .collect();
-    if count == 0 {
-        return Vec::new();
+    let candidates = places.zip(neighbors).map(|(place, &neighbor)| {
+        let lot = lots.of(graph.key(neighbor));
+        let own = first(neighbor, &|| graph.edge_at(side, place), lot);
+        (own, lot, neighbor, place as u32)
+    });
+    let neighbor = |&(_, _, node, place): &(K, u64, NodeIndex, u32)| Neighbor {
+        node,
+        edge: graph.edge_at(side, place as usize),
+    };
+    if wanted > FEW {
+        let mut ranked: Vec<_> = candidates.collect();
+        if wanted < ranked.len() {
+            ranked.select_nth_unstable(wanted - 1);
+            ranked.truncate(wanted);
+        }
+        ranked.sort_unstable();
+        sample.extend(ranked.iter().map(neighbor));
+        return;
     }
-    if count < ranked.len() {
-        ranked.select_nth_unstable_by(count - 1, |a, b| a.0.cmp(&b.0));
-        ranked.truncate(count);
+    let mut best = [(K::default(), 0, NodeIndex::default(), 0); FEW];
+    let best = &mut best[..wanted];
+    for (seen, candidate) in candidates.enumerate() {
+        insert(best, seen, candidate);
     }
-    ranked.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    ranked.into_iter().map(|(_, neighbor)| neighbor).collect()
+    sample.extend(best.iter().map(neighbor));
+}
+
+/// Keeps the smallest of all candidates in order, this one coming after `seen` others.
+fn insert<T: Ord + Copy>(best: &mut [T], seen: usize, candidate: T) {
+    let last = best.len() - 1;
+    if seen > last && candidate >= best[last] {
+        return;
+    }
+    let mut at = seen.min(last);
+    while at > 0 && candidate < best[at - 1] {
+        best[at] = best[at - 1];
+        at -= 1;
+    }
+    best[at] = candidate;
 }
 
 /// A whole number in the order of the ratings; what is not a number has no place among them.
@@ -211,6 +316,7 @@ fn ascending(rating: f64) -> Option<i64> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use because_core::Interaction;
     use proptest::prelude::*;
 
     use super::*;
@@ -223,8 +329,7 @@ mod tests {
                     timestamp,
                     split: Some(split),
                     ..Interaction::new("u", item)
-                })
-                .collect(),
+                }),
         )
         .unwrap()
     }
@@ -232,10 +337,10 @@ mod tests {
     fn shown(graph: &BipartiteGraph, sampling: Sampling, count: usize) -> Vec<String> {
         let user = graph.user("u").unwrap();
         sampling
-            .sampler(7)
+            .sampler(7, graph, |_| None)
             .sample(graph, user, 1, count)
             .into_iter()
-            .map(|neighbor| graph.node(neighbor.node).id().to_owned())
+            .map(|neighbor| graph.id(neighbor.node).to_owned())
             .collect()
     }
 
@@ -247,23 +352,31 @@ mod tests {
             layer in 0_usize..4,
             count in 0_usize..8,
         ) {
+            let words = ["red", "green wine", "blue", "red wine"];
+            let text = |node: NodeIndex| words.get(node.index() % 5).map(|&text| text.into());
             let rows = splits.iter().map(|(&(user, item), &split)| Interaction {
                 split: Some(Split::ALL[split]),
                 rating: item.is_multiple_of(2).then(|| f64::from(item)),
                 timestamp: item.is_multiple_of(3).then(|| i64::from(item)),
                 ..Interaction::new(user.to_string(), item.to_string())
             });
-            let graph = BipartiteGraph::new(rows.collect()).unwrap();
-            for sampling in [Sampling::Uniform, Sampling::MostRecent, Sampling::TopRated] {
-                let sampler = sampling.sampler(seed);
+            let graph = BipartiteGraph::new(rows).unwrap();
+            for sampling in Sampling::ALL {
+                let sampler = sampling.sampler(seed, &graph, text);
                 for node in [Side::User, Side::Item].into_iter().flat_map(|side| graph.nodes(side)) {
                     let sample = sampler.sample(&graph, node, layer, count);
                     let trained = graph.neighbors(node, Split::Train);
                     prop_assert_eq!(sample.len(), count.min(trained.len()));
-                    prop_assert!(sample.iter().all(|neighbor| trained.contains(neighbor)));
+                    prop_assert!(sample.iter().all(|neighbor| trained.contains(&neighbor.node)));
+                    let ends = |edge: crate::Edge| [edge.source, edge.target];
+                    let lies_between = |neighbor: &Neighbor| {
+                        let ends = ends(graph.edge(neighbor.edge));
+                        ends.contains(&node) && ends.contains(&neighbor.node)
+                    };
+                    prop_assert!(sample.iter().all(lies_between));
                     let distinct: BTreeSet<_> = sample.iter().map(|neighbor| neighbor.node).collect();
                     prop_assert_eq!(distinct.len(), sample.len());
-                    prop_assert_eq!(&sample, &sampling.sampler(seed).sample(&graph, node, layer, count));
+                    prop_assert_eq!(&sample, &sampling.sampler(seed, &graph, text).sample(&graph, node, layer, count));
                     let more = sampler.sample(&graph, node, layer, count + 1);
                     prop_assert!(more.starts_with(&sample), "a larger sample begins with the smaller");
                 }
@@ -298,8 +411,31 @@ mod tests {
         // Worked out once with this code: a change here changes every profile ever made.
         assert_eq!(
             edge_rank(42, 1, Side::User, "u1", "i1"),
-            4_416_727_011_309_043_578
+            8_152_908_412_659_158_619
         );
+    }
+
+    #[test]
+    fn large_samples_are_the_small_ones_carried_on() {
+        let rows = (0..60).map(|n| Interaction {
+            timestamp: Some(n % 7),
+            ..Interaction::new("u", n.to_string())
+        });
+        let graph = BipartiteGraph::new(rows).unwrap();
+        let user = graph.user("u").unwrap();
+        for sampling in Sampling::ALL {
+            let sampler = sampling.sampler(5, &graph, |_| Some("all the same".into()));
+            let all = sampler.sample(&graph, user, 2, usize::MAX);
+            for count in [1, FEW - 1, FEW, FEW + 1, 59, 60] {
+                assert_eq!(sampler.sample(&graph, user, 2, count), all[..count]);
+            }
+            if sampling == Sampling::Uniform {
+                let rank = |neighbor: &Neighbor| graph.edge_rank(5, 2, user, neighbor.node);
+                assert!(all.is_sorted_by_key(rank));
+                let by_ids = edge_rank(5, 2, Side::User, "u", graph.id(all[0].node));
+                assert_eq!(rank(&all[0]), by_ids);
+            }
+        }
     }
 
     #[test]
@@ -316,8 +452,10 @@ mod tests {
 
     #[test]
     fn names_are_read_or_refused() {
-        for name in ["uniform", "most-recent", "top-rated"] {
-            assert_eq!(name.parse::<Sampling>().unwrap().to_string(), name);
+        for sampling in Sampling::ALL {
+            let name = sampling.to_string();
+            assert_eq!(name.parse::<Sampling>().unwrap(), sampling);
+            assert_eq!(serde_json::to_value(sampling).unwrap(), name);
         }
         assert!("newest".parse::<Sampling>().is_err());
     }
@@ -328,7 +466,7 @@ mod tests {
         let rows = items
             .iter()
             .map(|item| Interaction::new("u", item.as_str()));
-        let graph = BipartiteGraph::new(rows.collect()).unwrap();
+        let graph = BipartiteGraph::new(rows).unwrap();
         let user = graph.user("u").unwrap();
         let mut drawn = vec![0_u32; 10];
         for seed in 0..2000 {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use because_core::{Side, Split};
 use petgraph::graph::NodeIndex;
 
-use crate::{BipartiteGraph, Neighbor};
+use crate::BipartiteGraph;
 
 /// An item and how well it fits a user.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,25 +106,25 @@ impl<'g> ItemCosine<'g> {
     pub fn similarity(&self, i: NodeIndex, j: NodeIndex) -> f64 {
         if [i, j]
             .iter()
-            .any(|&node| self.graph.node(node).side() != Side::Item)
+            .any(|&node| self.graph.side(node) != Side::Item)
         {
             return 0.0;
         }
         let (mut of_i, mut of_j) = (self.train(i), self.train(j));
         let mut common = 0;
         while let ([a, rest_i @ ..], [b, rest_j @ ..]) = (of_i, of_j) {
-            common += u32::from(a.node == b.node && self.is_bridge(a.node));
-            if a.node <= b.node {
+            common += u32::from(a == b && self.is_bridge(*a));
+            if a <= b {
                 of_i = rest_i;
             }
-            if b.node <= a.node {
+            if b <= a {
                 of_j = rest_j;
             }
         }
         self.shrunk_cosine(common, i, j)
     }
 
-    fn train(&self, node: NodeIndex) -> &'g [Neighbor] {
+    fn train(&self, node: NodeIndex) -> &'g [NodeIndex] {
         self.graph.neighbors(node, Split::Train)
     }
 
@@ -143,7 +143,7 @@ impl<'g> ItemCosine<'g> {
 
 impl ItemScorer for ItemCosine<'_> {
     fn scores(&self, user: NodeIndex) -> Vec<Scored> {
-        if self.graph.node(user).side() != Side::User {
+        if self.graph.side(user) != Side::User {
             return Vec::new();
         }
         // Items follow the users without a gap, so an item's place in these is its index less the number of users.
@@ -152,12 +152,12 @@ impl ItemScorer for ItemCosine<'_> {
         let mut scores = vec![0_f64; common.len()];
         let mut met = Vec::new();
         // A score is summed over the user's items in id order, so its last bit is the same in every run.
-        for &Neighbor { node: i, .. } in self.train(user) {
-            for &Neighbor { node: bridge, .. } in self.train(i) {
+        for &i in self.train(user) {
+            for &bridge in self.train(i) {
                 if !self.is_bridge(bridge) {
                     continue;
                 }
-                for &Neighbor { node: j, .. } in self.train(bridge) {
+                for &j in self.train(bridge) {
                     let place = j.index() - first;
                     if common[place] == 0 {
                         met.push(j);
@@ -198,7 +198,7 @@ mod tests {
                 split: Some(Split::ALL[split.min(2)]),
                 ..Interaction::new(user.to_string(), item.to_string())
             });
-            BipartiteGraph::new(rows.collect()).unwrap()
+            BipartiteGraph::new(rows).unwrap()
         })
     }
 
@@ -213,8 +213,8 @@ mod tests {
                     let expected: f64 = graph
                         .neighbors(user, Split::Train)
                         .iter()
-                        .filter(|neighbor| neighbor.node != item)
-                        .map(|neighbor| scorer.similarity(neighbor.node, item))
+                        .filter(|&&neighbor| neighbor != item)
+                        .map(|&neighbor| scorer.similarity(neighbor, item))
                         .sum();
                     let found = scored.iter().find(|scored| scored.item == item);
                     prop_assert!((found.map_or(0.0, |scored| scored.score) - expected).abs() < 1e-12);

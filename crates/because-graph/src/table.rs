@@ -1,4 +1,4 @@
-use because_core::Split;
+use because_core::{Interaction, Split};
 use string_interner::StringInterner;
 use string_interner::Symbol;
 use string_interner::backend::StringBackend;
@@ -13,6 +13,76 @@ pub(crate) struct Table {
     pub(crate) users: Ids,
     pub(crate) items: Ids,
     pub(crate) rows: Vec<Row>,
+}
+
+impl Table {
+    /// The table of these interactions, row for row.
+    ///
+    /// # Errors
+    /// When there are more nodes than 32 bits can count.
+    pub(crate) fn of(interactions: &[Interaction]) -> Result<Self> {
+        let mut table = Self::default();
+        table.rows.reserve_exact(interactions.len());
+        for interaction in interactions {
+            let user = table.users.intern(interaction.user.as_str())?;
+            let item = table.items.intern(interaction.item.as_str())?;
+            let mut row = Row::new(user, item)
+                .with_rating(interaction.rating)
+                .with_timestamp(interaction.timestamp);
+            row.split = interaction.split;
+            table.rows.push(row);
+        }
+        Ok(table)
+    }
+
+    /// Shows the rows of each user among these, together and in no order of their own, to `see`. Rows are places in
+    /// [`Table::rows`].
+    pub(crate) fn each_user(&self, rows: Vec<u32>, see: impl FnMut(&mut [u32])) {
+        each_group(
+            rows,
+            self.users.len(),
+            |row| self.rows[row as usize].user,
+            see,
+        );
+    }
+
+    /// The same for each item.
+    pub(crate) fn each_item(&self, rows: Vec<u32>, see: impl FnMut(&mut [u32])) {
+        each_group(
+            rows,
+            self.items.len(),
+            |row| self.rows[row as usize].item,
+            see,
+        );
+    }
+}
+
+/// Sorts by counting, because ten million rows need no comparison to find their user.
+fn each_group(
+    rows: Vec<u32>,
+    groups: usize,
+    group: impl Fn(u32) -> u32,
+    mut see: impl FnMut(&mut [u32]),
+) {
+    let mut starts = vec![0_usize; groups + 1];
+    for &row in &rows {
+        starts[group(row) as usize + 1] += 1;
+    }
+    for at in 0..groups {
+        starts[at + 1] += starts[at];
+    }
+    let mut next = starts.clone();
+    let mut sorted = vec![0; rows.len()];
+    for row in rows {
+        let place = &mut next[group(row) as usize];
+        sorted[*place] = row;
+        *place += 1;
+    }
+    for ends in starts.windows(2) {
+        if ends[0] < ends[1] {
+            see(&mut sorted[ends[0]..ends[1]]);
+        }
+    }
 }
 
 /// One interaction; its ends are places in [`Table::users`] and [`Table::items`].

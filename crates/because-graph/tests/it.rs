@@ -1,15 +1,19 @@
 //! Imports as a user meets them: whole files in, a project directory out.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
-use std::collections::BTreeMap;
+#[path = "it/formats.rs"]
+mod formats;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
-use because_core::{Interaction, Project, Reference, Rejected, Side, Split, jsonl};
+use because_core::{Interaction, ItemId, Project, Reference, Rejected, Side, Split, UserId, jsonl};
 use because_graph::{
-    BipartiteGraph, Format, GraphStats, Import, ImportSummary, Ratio, RecordKind, SplitSource,
-    SplitStrategy, check,
+    BipartiteGraph, Format, GraphStats, Import, ImportSummary, ItemCosine, ItemScorer,
+    MostRecentSampler, NeighborSampler, Ratio, RecordKind, SplitStrategy, TopRatedSampler,
+    UniformSampler, check,
 };
 use proptest::prelude::*;
 
@@ -244,7 +248,7 @@ fn kinds_are_told_from_columns_and_a_project_imports_itself() {
             RecordKind::Reference
         ]
     );
-    assert_eq!(summary.split, SplitSource::Rows);
+    assert_eq!(summary.split.by, SplitStrategy::Rows);
     assert_eq!(
         (summary.users, summary.items, summary.references),
         (2, 2, 2)
@@ -269,7 +273,11 @@ fn kinds_are_told_from_columns_and_a_project_imports_itself() {
     let graph = BipartiteGraph::from_project(&desk.out()).unwrap();
     let stats = GraphStats::of(&graph);
     assert_eq!(
-        (stats.users, stats.isolated_users, stats.isolated_items),
+        (
+            stats.users,
+            stats.whole.isolated_users,
+            stats.whole.isolated_items
+        ),
         (2, 1, 1)
     );
     assert_eq!(
@@ -345,11 +353,8 @@ fn splits_in_the_rows_are_kept_only_when_all_have_one_and_none_is_asked() {
             (8, 1, 1)
         );
         assert_eq!(
-            drawn.split,
-            SplitSource::Random {
-                ratio: Ratio::default(),
-                seed: 0
-            }
+            (drawn.split.by, drawn.split.ratio, drawn.split.seed),
+            (SplitStrategy::Random, Some(Ratio::default()), Some(0))
         );
         assert!(drawn.splits_replaced >= 9);
     }
@@ -384,7 +389,7 @@ fn filters_take_the_nodes_they_empty_and_leave_the_cold_ones() {
         .into_iter()
         .map(|row| row.item)
         .collect();
-    assert_eq!(kept, ["cold".into(), "x".into()]);
+    assert_eq!(kept, ["x".into(), "cold".into()]);
     assert_eq!(desk.out().users().unwrap().len(), 1);
 }
 
@@ -457,6 +462,7 @@ fn references_of_an_earlier_import_do_not_stay() {
         user: "1".into(),
         item: "2".into(),
         explanation: "so".to_owned(),
+        graph_split: None,
     };
     assert_eq!(desk.out().references().unwrap(), [expected]);
     Import::new(Format::Jsonl, [&pairs])
@@ -505,7 +511,9 @@ proptest! {
                 let written = desk.interactions();
                 prop_assert_eq!(summary.interactions, written.len() as u64);
                 prop_assert_eq!(summary.splits.total(), written.len());
-                prop_assert!(written.is_sorted_by_key(|i| (i.user.clone(), i.item.clone())));
+                let pairs: BTreeSet<_> = written.iter().map(|i| (i.user.clone(), i.item.clone())).collect();
+                prop_assert_eq!(pairs.len(), written.len());
+                prop_assert!(desk.rejected().is_sorted_by(|a, b| (&a.file, a.line) < (&b.file, b.line)));
                 let graph = BipartiteGraph::new(written).unwrap();
                 for side in [Side::User, Side::Item] {
                     for node in graph.nodes(side) {
@@ -530,4 +538,45 @@ fn written_files(desk: &Desk) -> BTreeMap<String, Vec<u8>> {
             (name, fs::read(entry.path()).unwrap())
         })
         .collect()
+}
+
+proptest! {
+    /// Whoever learns, learns from a hidden interaction as much as from one that is not there.
+    #[test]
+    fn hidden_interactions_are_as_good_as_none_and_still_no_negatives(
+        rows in prop::collection::btree_map((0_u8..9, 0_u8..9), prop::sample::select(Split::ALL.to_vec()), 1..60),
+        seed: u64,
+    ) {
+        let row = |(&(user, item), &split): (&(u8, u8), &Split)| Interaction {
+            split: Some(split),
+            rating: Some(f64::from(user % 5)),
+            timestamp: Some(i64::from(item)),
+            ..Interaction::new(user.to_string(), item.to_string())
+        };
+        let whole = BipartiteGraph::new(rows.iter().map(row)).unwrap();
+        let without: Vec<_> = rows.iter().filter(|(_, split)| **split != Split::Hidden).map(row).collect();
+        prop_assume!(!without.is_empty());
+        let ends = |graph: &BipartiteGraph, side| graph.nodes(side).map(|n| graph.id(n).to_owned()).collect::<Vec<_>>();
+        let bare = BipartiteGraph::with_nodes(
+            without,
+            ends(&whole, Side::User).into_iter().map(UserId::from),
+            ends(&whole, Side::Item).into_iter().map(ItemId::from),
+        ).unwrap();
+        for user in whole.nodes(Side::User) {
+            let (one, other) = (ItemCosine::new(&whole), ItemCosine::new(&bare));
+            prop_assert_eq!(one.scores(user), other.scores(user));
+        }
+        let samplers: [&dyn NeighborSampler; 3] =
+            [&UniformSampler { seed }, &MostRecentSampler { seed }, &TopRatedSampler { seed }];
+        for sampler in samplers {
+            for node in whole.nodes(Side::User).chain(whole.nodes(Side::Item)) {
+                let nodes = |graph| sampler.sample(graph, node, 1, 4).into_iter().map(|n| n.node).collect::<Vec<_>>();
+                prop_assert_eq!(nodes(&whole), nodes(&bare));
+            }
+        }
+        for (pair, split) in &rows {
+            let (user, item) = (whole.user(&pair.0.to_string()).unwrap(), whole.item(&pair.1.to_string()).unwrap());
+            prop_assert_eq!(whole.split_of(user, item), Some(*split), "what is known is no negative");
+        }
+    }
 }

@@ -37,6 +37,9 @@ pub enum Error {
         #[source]
         source: PromptError,
     },
+    /// A review could not be read.
+    #[error(transparent)]
+    Graph(#[from] because_graph::Error),
     /// The profiles handed in do not cover the graph.
     #[error("{node} has no layer-{layer} profile")]
     NoProfile {

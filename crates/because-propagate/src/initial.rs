@@ -1,7 +1,7 @@
 mod calls;
 
 use because_core::{Item, Node, Profile, ProfileRecord, Profiles, Side, User};
-use because_graph::{BipartiteGraph, NeighborSampler, NodeIndex, UniformSampler};
+use because_graph::{BipartiteGraph, NeighborSampler, NodeIndex, Reviews, UniformSampler};
 use because_llm::{ChatModel, Stop};
 
 use crate::requests::parse_profile;
@@ -94,18 +94,20 @@ impl<'a> InitialProfiles<'a> {
         self
     }
 
-    /// Writes them. `users` and `items` may lack rows: the graph says which nodes there are.
+    /// Writes them. `users` and `items` may lack rows: the graph says which nodes there are. `reviews` are those of the
+    /// graph, [`Reviews::none`] where nobody wrote any.
     ///
     /// # Errors
-    /// When the model can no longer be asked, or a stop was requested. Every answer paid for is in the model's cache, if it
+    /// When a review cannot be read, the model can no longer be asked, or a stop was requested. Every answer paid for is in the model's cache, if it
     /// has one, so the same call goes on where it ended.
     pub async fn run(
         &self,
         graph: &BipartiteGraph,
+        reviews: &Reviews,
         users: &[User],
         items: &[Item],
     ) -> Result<Written> {
-        let calls = self.calls(graph, users, items);
+        let calls = self.calls(graph, reviews, users, items);
         let mut written = Written {
             profiles: Profiles::new(0),
             fallbacks: Vec::new(),
@@ -114,37 +116,37 @@ impl<'a> InitialProfiles<'a> {
         let asked = first_known(graph, Side::Item, &mut written.profiles, |index| {
             calls.item(index)
         });
-        let jobs = asked.iter().map(|&index| {
-            self.write(
-                graph.node(index),
-                calls.item_request(index),
-                self.prompts.initial_item.fingerprint(),
-            )
+        let mut unread = None;
+        let jobs = asked.iter().map_while(|&index| {
+            let request = kept_apart(calls.item_request(index), &mut unread)?;
+            let prompt = self.prompts.initial_item.fingerprint();
+            Some(self.write(graph.node(index), request, prompt))
         });
         self.run
             .nodes("layer-0 items", &mut written, asked.len(), jobs, unknown)
             .await?;
+        unread.map_or(Ok(()), Err)?;
 
         let mut users = Profiles::new(0);
         let items = &written.profiles;
         let asked = first_known(graph, Side::User, &mut users, |index| {
-            calls.user(index, |item| items.summary(graph.node(item)).is_some())
+            calls.user(index, |item| items.summary(&graph.node(item)).is_some())
         });
         let mut of_users = Written {
             profiles: users,
             fallbacks: Vec::new(),
         };
-        let jobs = asked.iter().map(|&index| {
-            let request = calls.user_request(index, |item| items.summary(graph.node(item)));
-            self.write(
-                graph.node(index),
-                request,
-                self.prompts.initial_user.fingerprint(),
-            )
+        let mut unread = None;
+        let jobs = asked.iter().map_while(|&index| {
+            let request = calls.user_request(index, |item| items.summary(&graph.node(item)));
+            let request = kept_apart(request, &mut unread)?;
+            let prompt = self.prompts.initial_user.fingerprint();
+            Some(self.write(graph.node(index), request, prompt))
         });
         self.run
             .nodes("layer-0 users", &mut of_users, asked.len(), jobs, unknown)
             .await?;
+        unread.map_or(Ok(()), Err)?;
         for record in of_users.profiles.into_records() {
             written.profiles.insert(record);
         }
@@ -157,15 +159,16 @@ impl<'a> InitialProfiles<'a> {
     pub fn calls<'c>(
         &'c self,
         graph: &'c BipartiteGraph,
+        reviews: &'c Reviews,
         users: &'c [User],
         items: &'c [Item],
     ) -> InitialCalls<'c> {
-        InitialCalls::new(self, graph, users, items)
+        InitialCalls::new(self, graph, reviews, users, items)
     }
 
     async fn write(
         &self,
-        node: &Node,
+        node: Node,
         request: because_llm::ChatRequest,
         prompt: String,
     ) -> (Node, Result<ProfileRecord, because_llm::ChatError>) {
@@ -179,8 +182,16 @@ impl<'a> InitialProfiles<'a> {
             model: self.model.id().model,
             prompt,
         });
-        (node.clone(), record)
+        (node, record)
     }
+}
+
+/// A question, or nothing and its error put by: what is under way is awaited before the run ends with it.
+fn kept_apart(
+    request: Result<because_llm::ChatRequest>,
+    unread: &mut Option<crate::Error>,
+) -> Option<because_llm::ChatRequest> {
+    request.map_err(|error| *unread = Some(error)).ok()
 }
 
 /// Gathers the profiles that cost no call, and gives back who has to be asked about.
@@ -193,8 +204,8 @@ fn first_known<'g>(
     let mut asked = Vec::new();
     for index in graph.nodes(side) {
         match start(index) {
-            Start::FromData(profile) => profiles.insert(from_data(graph.node(index), profile)),
-            Start::Nothing => profiles.insert(unknown(graph.node(index))),
+            Start::FromData(profile) => profiles.insert(from_data(&graph.node(index), profile)),
+            Start::Nothing => profiles.insert(unknown(&graph.node(index))),
             Start::Asked => asked.push(index),
         }
     }

@@ -9,17 +9,19 @@
 //!
 //! ```
 //! use because_core::{Interaction, Node, User};
-//! use because_graph::BipartiteGraph;
+//! use because_graph::{BipartiteGraph, Reviews};
 //! use because_llm::Offline;
 //! use because_propagate::{InitialProfiles, MessagePassing};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut seen = Interaction::new("ann", "dune");
 //! seen.review = Some("Slow, dry and wonderful: politics under the sand.".into());
-//! let graph = BipartiteGraph::new(vec![seen])?;
+//! let seen = [seen];
+//! let graph = BipartiteGraph::new(&seen)?;
+//! let reviews = Reviews::of(&graph, &seen);
 //!
 //! let model = Offline::new();
-//! let initial = InitialProfiles::new(&model).run(&graph, &[], &[]).await?.profiles;
+//! let initial = InitialProfiles::new(&model).run(&graph, &reviews, &[], &[]).await?.profiles;
 //! let layers = MessagePassing::new(&model).layers(2).run(&graph, initial).await?;
 //! let ann = Node::User("ann".into());
 //! assert!(layers.last().and_then(|layer| layer.profiles.summary(&ann)).is_some());

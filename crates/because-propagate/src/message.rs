@@ -130,24 +130,17 @@ impl<'a> MessagePassing<'a> {
             profiles: Profiles::new(layer),
             fallbacks: Vec::new(),
         };
-        let is_known = |index: NodeIndex| below.summary(graph.node(index)).is_some();
+        let is_known = |index: NodeIndex| below.summary(&graph.node(index)).is_some();
         let mut senders = Vec::new();
         for index in graph.nodes(Side::User).chain(graph.nodes(Side::Item)) {
             let node = graph.node(index);
-            if initial.record(node).is_none() {
-                return Err(Error::NoProfile {
-                    node: node.clone(),
-                    layer: 0,
-                });
-            }
-            if below.record(node).is_none() {
-                return Err(Error::NoProfile {
-                    node: node.clone(),
-                    layer: below.layer(),
-                });
+            for (profiles, layer) in [(initial, 0), (below, below.layer())] {
+                if profiles.record(&node).is_none() {
+                    return Err(Error::NoProfile { node, layer });
+                }
             }
             if self.neighbors_of(graph, index, layer, is_known).is_empty() {
-                written.profiles.insert(kept(below, node, layer));
+                written.profiles.insert(kept(below, &node, layer));
             } else {
                 senders.push(index);
             }
@@ -164,9 +157,9 @@ impl<'a> MessagePassing<'a> {
                 .collect();
             async move {
                 let record = self
-                    .message(node, neighbors, layer, initial, below, prompt)
+                    .message(&node, &neighbors, layer, initial, below, prompt)
                     .await;
-                (node.clone(), record)
+                (node, record)
             }
         });
         let stage = format!("layer-{layer} profiles");
@@ -214,7 +207,7 @@ impl<'a> MessagePassing<'a> {
     async fn message(
         &self,
         node: &Node,
-        neighbors: Vec<&Node>,
+        neighbors: &[Node],
         layer: usize,
         initial: &Profiles,
         below: &Profiles,

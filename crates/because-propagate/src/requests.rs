@@ -110,7 +110,7 @@ pub fn initial_item_request(
     prompts: &Prompts,
     words: WordLimits,
     item: &Item,
-    reviews: &[&Interaction],
+    reviews: &[Interaction],
 ) -> ChatRequest {
     let mut shown = serde_json::Map::new();
     if let Some(title) = &item.title {
@@ -128,10 +128,7 @@ pub fn initial_item_request(
             bounded(&Value::Object(item.attributes.clone())),
         );
     }
-    let reviews: Vec<Value> = reviews
-        .iter()
-        .map(|interaction| feedback(interaction))
-        .collect();
+    let reviews: Vec<Value> = reviews.iter().map(feedback).collect();
     let text = prompts.initial_item.render(&[
         ("words", &words.profile.to_string()),
         ("item", &fence("item", &shown)),
@@ -415,7 +412,7 @@ mod tests {
             };
             let interaction = Interaction::new(own, own);
             let mut asked = vec![
-                initial_item_request(&prompts, words, &item, &[&interaction]),
+                initial_item_request(&prompts, words, &item, std::slice::from_ref(&interaction)),
                 initial_user_request(&prompts, words, &[(&interaction, Some(&item), Some(own))]),
             ];
             for side in [Side::User, Side::Item] {

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use because_core::{
     Attributes, Interaction, Item, ItemId, Node, ProfileRecord, Profiles, Side, Split, User, UserId,
 };
-use because_graph::BipartiteGraph;
+use because_graph::{BipartiteGraph, Reviews};
 use because_llm::{
     BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Offline, Result, Stop,
 };
@@ -77,15 +77,17 @@ fn item(id: &str, title: &str, profile: Option<&str>) -> Item {
     }
 }
 
-fn small() -> BipartiteGraph {
-    BipartiteGraph::new(vec![
+fn small() -> (BipartiteGraph, Reviews) {
+    let rows = [
         row("ann", "dune", "Politics under the sand.", Split::Train),
         row("ann", "emma", "HELD OUT: a matchmaker learns.", Split::Test),
         row("bob", "emma", "Sharp and kind.", Split::Train),
         row("bob", "dune", "HELD OUT: too dry.", Split::Valid),
         row("cat", "heat", "Never seen in train.", Split::Test),
-    ])
-    .unwrap()
+    ];
+    let graph = BipartiteGraph::new(&rows).unwrap();
+    let reviews = Reviews::of(&graph, &rows);
+    (graph, reviews)
 }
 
 fn items() -> Vec<Item> {
@@ -97,9 +99,9 @@ fn items() -> Vec<Item> {
 
 #[tokio::test]
 async fn only_train_interactions_reach_a_prompt() {
-    let (graph, model) = (small(), Scripted::new());
+    let ((graph, reviews), model) = (small(), Scripted::new());
     let initial = InitialProfiles::new(&model)
-        .run(&graph, &[], &items())
+        .run(&graph, &reviews, &[], &items())
         .await
         .unwrap()
         .profiles;
@@ -124,14 +126,14 @@ async fn only_train_interactions_reach_a_prompt() {
 
 #[tokio::test]
 async fn items_come_first_given_profiles_stay_and_the_unknown_costs_nothing() {
-    let (graph, model) = (small(), Scripted::new());
+    let ((graph, reviews), model) = (small(), Scripted::new());
     let bob = User {
         user: UserId::from("bob"),
         profile: Some("Bob, by the data.".into()),
         attributes: Attributes::new(),
     };
     let written = InitialProfiles::new(&model)
-        .run(&graph, &[bob], &items())
+        .run(&graph, &reviews, &[bob], &items())
         .await
         .unwrap();
     let record = |side, id| {
@@ -166,9 +168,9 @@ async fn items_come_first_given_profiles_stay_and_the_unknown_costs_nothing() {
 
 #[tokio::test]
 async fn a_layer_reads_only_the_layer_below_and_keeps_the_first_profile_in_view() {
-    let (graph, model) = (small(), Scripted::new());
+    let ((graph, reviews), model) = (small(), Scripted::new());
     let initial = InitialProfiles::new(&model)
-        .run(&graph, &[], &items())
+        .run(&graph, &reviews, &[], &items())
         .await
         .unwrap()
         .profiles;
@@ -198,13 +200,13 @@ async fn a_layer_reads_only_the_layer_below_and_keeps_the_first_profile_in_view(
 
 #[tokio::test]
 async fn the_result_does_not_depend_on_concurrency() {
-    let graph = small();
+    let (graph, reviews) = small();
     let mut all = BTreeSet::new();
     for calls in [1, 3, 64] {
         let model = Offline::new();
         let initial = InitialProfiles::new(&model)
             .concurrency(calls)
-            .run(&graph, &[], &items())
+            .run(&graph, &reviews, &[], &items())
             .await
             .unwrap()
             .profiles;
@@ -224,7 +226,7 @@ async fn the_result_does_not_depend_on_concurrency() {
 
 #[tokio::test]
 async fn a_node_whose_answer_never_fits_keeps_its_text_and_is_named() {
-    let graph = small();
+    let (graph, reviews) = small();
     let mut model = Scripted::new();
     let invalid = ChatError::Invalid {
         reason: "no JSON".into(),
@@ -233,7 +235,7 @@ async fn a_node_whose_answer_never_fits_keeps_its_text_and_is_named() {
     };
     model.fails_on = Some(("Politics under", invalid));
     let initial = InitialProfiles::new(&model)
-        .run(&graph, &[], &items())
+        .run(&graph, &reviews, &[], &items())
         .await
         .unwrap();
     let failed: Vec<_> = initial
@@ -247,7 +249,7 @@ async fn a_node_whose_answer_never_fits_keeps_its_text_and_is_named() {
 
 #[tokio::test]
 async fn a_wrong_key_ends_the_run_and_says_how_far_it_got() {
-    let graph = small();
+    let (graph, reviews) = small();
     let mut model = Scripted::new();
     model.fails_on = Some((
         "Sharp and kind",
@@ -258,7 +260,7 @@ async fn a_wrong_key_ends_the_run_and_says_how_far_it_got() {
     ));
     let error = InitialProfiles::new(&model)
         .concurrency(1)
-        .run(&graph, &[], &[])
+        .run(&graph, &reviews, &[], &[])
         .await
         .unwrap_err();
     assert_eq!(error.to_string(), "after 1 of 2 layer-0 items");
@@ -276,11 +278,11 @@ async fn a_wrong_key_ends_the_run_and_says_how_far_it_got() {
 
 #[tokio::test]
 async fn a_stop_is_obeyed() {
-    let (graph, model, stop) = (small(), Scripted::new(), Stop::default());
+    let ((graph, reviews), model, stop) = (small(), Scripted::new(), Stop::default());
     stop.request();
     let error = InitialProfiles::new(&model)
         .stop(stop)
-        .run(&graph, &[], &items())
+        .run(&graph, &reviews, &[], &items())
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Stopped { done: 0, .. }));
@@ -288,8 +290,40 @@ async fn a_stop_is_obeyed() {
 }
 
 #[tokio::test]
+async fn a_review_that_is_gone_ends_the_run_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = because_core::Project::new(folder.path());
+    let path = project.path("interactions.jsonl");
+    let said = |review: &str| {
+        let rows = [
+            row("ann", "dune", review, Split::Train),
+            row("bob", "emma", "Sharp and kind.", Split::Train),
+        ];
+        because_core::jsonl::write(&path, rows).unwrap();
+    };
+    said("Politics under the sand.");
+    let graph = BipartiteGraph::from_project(&project).unwrap();
+    let reviews = Reviews::from_project(&project, &graph).unwrap();
+    let model = Scripted::new();
+    let run = InitialProfiles::new(&model);
+    assert!(run.run(&graph, &reviews, &[], &[]).await.is_ok());
+
+    // A file replaced whole is still read as it was; one written over in place is not.
+    let shorter = "{\"user\":\"ann\",\"item\":\"dune\"}\n";
+    std::fs::write(&path, shorter).unwrap();
+    let reviews = Reviews::from_project(&project, &graph).unwrap();
+    assert!(run.run(&graph, &reviews, &[], &[]).await.is_ok());
+    said("Politics under the sand.");
+    let reviews = Reviews::from_project(&project, &graph).unwrap();
+    std::fs::write(&path, shorter).unwrap();
+    let error = run.run(&graph, &reviews, &[], &[]).await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("user ann, item dune"), "{said}");
+}
+
+#[tokio::test]
 async fn profiles_that_lack_a_node_are_refused() {
-    let (graph, model) = (small(), Scripted::new());
+    let ((graph, _), model) = (small(), Scripted::new());
     let error = MessagePassing::new(&model)
         .run(&graph, Profiles::new(0))
         .await
@@ -318,7 +352,7 @@ mod prompts {
         dune.attributes.insert("pages".into(), 612.into());
         let said = row("ann", "dune", "Politics under the sand.", Split::Train);
         let request =
-            initial_item_request(&Prompts::default(), WordLimits::default(), &dune, &[&said]);
+            initial_item_request(&Prompts::default(), WordLimits::default(), &dune, &[said]);
         insta::assert_snapshot!(shown(&request));
     }
 

@@ -27,17 +27,19 @@
 //!
 //! ```
 //! use because::core::{Interaction, Node};
-//! use because::graph::BipartiteGraph;
+//! use because::graph::{BipartiteGraph, Reviews};
 //! use because::llm::Offline;
 //! use because::propagate::{InitialProfiles, MessagePassing};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), because::Error> {
 //! let mut seen = Interaction::new("ann", "dune");
 //! seen.review = Some("Slow politics under the sand, and I loved every page.".into());
-//! let graph = BipartiteGraph::new(vec![seen])?;
+//! let seen = [seen];
+//! let graph = BipartiteGraph::new(&seen)?;
+//! let reviews = Reviews::of(&graph, &seen);
 //!
 //! let model = Offline::new(); // or any other `ChatModel`
-//! let initial = InitialProfiles::new(&model).run(&graph, &[], &[]).await?.profiles;
+//! let initial = InitialProfiles::new(&model).run(&graph, &reviews, &[], &[]).await?.profiles;
 //! let layers = MessagePassing::new(&model).layers(1).run(&graph, initial).await?;
 //! println!("{:?}", layers[0].profiles.summary(&Node::User("ann".into())));
 //! # Ok(()) }
@@ -83,6 +85,6 @@ pub use pipeline::{
 #[cfg(feature = "tune")]
 pub use pipeline::{Explained, base_of, training_event};
 pub use settings::{
-    BudgetFor, ContrastSettings, EvaluateSettings, LlmSettings, ProfileSettings, Settings,
-    TrainSettings,
+    BudgetFor, ContrastSettings, EvaluateSettings, ImportSettings, LlmSettings, ProfileSettings,
+    Settings, TrainSettings,
 };

@@ -200,7 +200,8 @@ impl Pipeline {
     }
 
     /// Runs every stage: profiles, explanations, examples, training, predictions, figures, report. Writes `because.toml` in
-    /// full first, so that the directory says how everything in it was made.
+    /// full first, so that the directory says how everything in it was made. Where there are no interactions yet and the
+    /// settings have an `[import]`, they are imported before all else.
     ///
     /// # Errors
     /// With the first stage that fails; the stages before it stay done.
@@ -208,13 +209,35 @@ impl Pipeline {
     pub async fn run(&self) -> Result<Vec<StageReport>> {
         self.check_budget(&[&self.settings.llm.model, self.settings.reasoner()])?;
         self.settings.save(&self.project.path("because.toml"))?;
-        let mut reports = self.profile().await?;
+        let mut reports: Vec<StageReport> = self.import()?.into_iter().collect();
+        reports.extend(self.profile().await?);
         reports.push(self.contrast_all().await?);
         reports.push(self.examples().await?);
         reports.extend(self.train().await?);
         reports.push(self.predict().await?);
         reports.push(self.report().await?);
         Ok(reports)
+    }
+
+    /// Imports what the settings say, where the project has no interactions yet.
+    #[cfg(feature = "tune")]
+    fn import(&self) -> Result<Option<StageReport>> {
+        let Some(mut import) = self.settings.import.clone() else {
+            return Ok(None);
+        };
+        if self.project.interactions_path().exists() {
+            return Ok(None);
+        }
+        let begun = std::time::Instant::now();
+        import.resolve(self.project.root())?;
+        let summary = import.import().run(&self.project)?;
+        Ok(Some(StageReport {
+            stage: "import".into(),
+            status: StageStatus::Done,
+            seconds: begun.elapsed().as_secs_f64(),
+            peak_rss_bytes: memory::peak(),
+            detail: serde_json::to_value(&summary).unwrap_or_default(),
+        }))
     }
 
     /// What all the calls of this project came to so far; `None` where none was ever made.
@@ -374,5 +397,27 @@ mod memory {
             .find_map(|line| line.strip_prefix("VmHWM:"))?;
         let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
         Some(kilobytes * 1024)
+    }
+}
+
+#[cfg(all(test, feature = "tune"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_imports_where_there_is_nothing_yet_and_only_there() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("r.csv"), "user,item\na,x\nb,x\na,y\n").unwrap();
+        let text =
+            "[import]\nformat = \"csv\"\npaths = [\"r.csv\"]\n[import.filter]\nk_core_items = 2\n";
+        std::fs::write(folder.path().join("because.toml"), text).unwrap();
+        let pipeline = Pipeline::open(folder.path()).unwrap();
+        let report = pipeline.import().unwrap().unwrap();
+        assert_eq!(
+            (report.stage.as_str(), &report.detail["interactions"]),
+            ("import", &2.into())
+        );
+        assert_eq!(pipeline.project().interactions().unwrap().len(), 2);
+        assert!(pipeline.import().unwrap().is_none());
     }
 }

@@ -1,3 +1,5 @@
+mod import;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,7 @@ use because_graph::Sampling;
 use because_llm::{Deadline, Dialect, ModelSpec, PriceTable, TokenCounter};
 use serde::{Deserialize, Serialize};
 
+pub use self::import::ImportSettings;
 use crate::{Error, Result};
 
 /// Every setting of an experiment: what `because.toml` holds. A file may leave out whatever it does not change.
@@ -22,6 +25,9 @@ use crate::{Error, Result};
 pub struct Settings {
     /// Where everything that is drawn begins: samples, splits, orders, weights.
     pub seed: u64,
+    /// Where the interactions came from; written by `because import`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import: Option<ImportSettings>,
     /// The chat models and how they are called.
     pub llm: LlmSettings,
     /// PGHIS.
@@ -213,7 +219,8 @@ pub struct ProfileSettings {
     pub neighbors: usize,
     /// Interactions read for an initial profile; RLMRec's examples show six.
     pub interactions: usize,
-    /// Which neighbours are read.
+    /// Which neighbours are read. `relevance` goes by the texts of the data for initial profiles, and by the initial
+    /// profiles after that; a plan made before these are written goes by the data in their place.
     pub sampling: Sampling,
     /// The length of a profile, in words.
     pub words: usize,

@@ -9,6 +9,7 @@ mod batch;
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod batch_server;
 mod calls;
+mod data;
 mod hub_ids;
 mod money;
 mod training;

@@ -1,309 +1,280 @@
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
-use because_core::{Interaction, Item, ItemId, Reference, Rejected, User, UserId};
-use serde_json::Value;
-
-use super::record::{Columns, Fault, Record};
-use super::rows::{Row, Rows};
-use super::{Format, ImportedFile, RecordKind};
+use super::again::Inputs;
+use super::pairs::{Displaced, Nodes, Origin, Pairs, Placed, settled_row};
+use super::refused::Refusals;
+use super::rejects::Rejects;
+use super::spool::{Spool, Spooled};
+use super::stream::{self, Batch, Flow, Outcome, Source, Step};
+use super::summary::ImportedFile;
+use super::{Format, RecordKind};
 use crate::Result;
+use crate::table::{Row, Table};
 
-/// How much of a file is looked at before it is decided what its rows are.
-const SAMPLE_ROWS: usize = 100;
-const SAMPLE_BYTES: usize = 16 << 20;
-
-/// Everything the files hold, each row in exactly one of these places.
+/// Everything the files hold: texts on disk, in the order they were read, and in memory what ties them together.
 pub(super) struct Gathered {
-    pub(super) files: Vec<ImportedFile>,
-    pub(super) interactions: BTreeMap<Pair, (Interaction, Origin)>,
-    pub(super) users: BTreeMap<UserId, (User, Origin)>,
-    pub(super) items: BTreeMap<ItemId, (Item, Origin)>,
-    pub(super) references: BTreeMap<Pair, (Reference, Origin)>,
-    /// In the order of the files and their lines once [`Gathered::read`] is done.
-    pub(super) rejected: Vec<Refused>,
-    /// Rows whose pair was taken from another row; which one is known only at the end.
-    duplicates: Vec<(Origin, Pair, Value)>,
-    /// Rows that were taken and then gave way to a later one; their text is no longer at hand.
-    displaced: BTreeSet<Origin>,
+    files: Vec<ImportedFile>,
+    interactions: Kept<Pairs>,
+    references: Kept<Pairs>,
+    users: Kept<Nodes>,
+    items: Kept<Nodes>,
+    refused: Refusals,
+    placed: Vec<Option<Placed>>,
+    numbers: Vec<Option<[u32; 2]>>,
 }
 
-pub(super) type Pair = (UserId, ItemId);
-
-/// Where a row stands: the place of its file among the files, and its line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Origin {
-    file: usize,
-    line: u64,
+/// Rows that were taken: their lines, and which there are.
+pub(super) struct Kept<Index, Lines = Spool> {
+    pub(super) index: Index,
+    pub(super) lines: Lines,
 }
 
-/// A row that was not taken, with the kind of its fault.
-pub(super) struct Refused {
-    origin: Origin,
-    pub(super) kind: &'static str,
-    pub(super) row: Rejected,
+/// The rows that were taken, once it is known which of each pair counts.
+pub(super) struct Taken {
+    /// The interactions that count, in the order they came.
+    pub(super) table: Table,
+    /// Interactions whose lines are among `lines` and that do not count.
+    pub(super) displaced: Vec<Displaced>,
+    pub(super) lines: Spooled,
+    pub(super) users: Kept<Nodes, Spooled>,
+    pub(super) items: Kept<Nodes, Spooled>,
+    pub(super) references: Spooled,
+    /// For each reference the row in the table of its user and item.
+    pub(super) referenced: Vec<Option<u32>>,
+}
+
+impl<Index: Default> Kept<Index> {
+    fn in_folder(folder: &Path) -> Result<Self> {
+        Ok(Self {
+            index: Index::default(),
+            lines: Spool::in_folder(folder)?,
+        })
+    }
+}
+
+impl<Index> Kept<Index> {
+    fn close(self) -> Result<Kept<Index, Spooled>> {
+        Ok(Kept {
+            index: self.index,
+            lines: self.lines.close()?,
+        })
+    }
 }
 
 impl Gathered {
-    pub(super) fn read(format: Format, paths: &[PathBuf]) -> Result<Self> {
+    /// Reads all files; what has to be put down on the way goes into the folder.
+    pub(super) fn read(
+        format: Format,
+        paths: Vec<PathBuf>,
+        flow: Flow,
+        folder: &Path,
+    ) -> Result<(Taken, Rejects)> {
+        let files = paths.iter().map(|path| ImportedFile::unread(path));
         let mut gathered = Self {
-            files: Vec::new(),
-            interactions: BTreeMap::new(),
-            users: BTreeMap::new(),
-            items: BTreeMap::new(),
-            references: BTreeMap::new(),
-            rejected: Vec::new(),
-            duplicates: Vec::new(),
-            displaced: BTreeSet::new(),
+            files: files.collect(),
+            interactions: Kept::in_folder(folder)?,
+            references: Kept::in_folder(folder)?,
+            users: Kept::in_folder(folder)?,
+            items: Kept::in_folder(folder)?,
+            refused: Refusals::in_folder(folder)?,
+            placed: Vec::new(),
+            numbers: Vec::new(),
         };
-        for path in paths {
-            gathered.read_file(format, path)?;
-        }
-        gathered.settle_duplicates(format, paths)?;
-        gathered.rejected.sort_by_key(|refused| refused.origin);
-        Ok(gathered)
+        stream::run(format, &paths, flow, |step| gathered.take(step))?;
+        gathered.settle(Inputs {
+            format,
+            paths,
+            block_bytes: flow.block_bytes,
+        })
     }
 
-    pub(super) fn rows_read(&self) -> u64 {
-        self.files.iter().map(|file| file.read).sum()
+    fn settle(self, inputs: Inputs) -> Result<(Taken, Rejects)> {
+        let displaced = self.interactions.index.displaced();
+        let references = &self.references.index;
+        let referenced = (0..)
+            .take(references.len())
+            .map(|reference| {
+                let place = self.interactions.index.find(references.ids(reference))?;
+                Some(settled_row(&displaced, place))
+            })
+            .collect();
+        let (table, origins) = self.interactions.index.settle(&displaced);
+        let taken = Taken {
+            table,
+            displaced,
+            lines: self.interactions.lines.close()?,
+            users: self.users.close()?,
+            items: self.items.close()?,
+            references: self.references.lines.close()?,
+            referenced,
+        };
+        let rejects = Rejects {
+            files: self.files,
+            origins,
+            refused: self.refused.close()?,
+            inputs,
+        };
+        Ok((taken, rejects))
     }
 
-    fn read_file(&mut self, format: Format, path: &Path) -> Result<()> {
-        let file = self.files.len();
-        self.files.push(ImportedFile {
-            file: path.display().to_string(),
-            kind: None,
-            read: 0,
-        });
-        let mut columns = Columns::default();
-        let mut rows = Rows::open(format, path)?;
-        let mut sample = VecDeque::new();
-        let mut kind = match rows.columns() {
-            Some(header) => {
-                let named = header.iter().map(|column| (column.as_str(), true));
-                let kind = columns.kind(named);
-                if kind.is_none() && !header.is_empty() {
-                    return Err(no_id_column(path, header));
-                }
-                kind
+    fn take(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::End(source) => {
+                let file = &mut self.files[source.file as usize];
+                file.kind = source.parser.kind().or(file.kind);
+                Ok(())
             }
+            Step::Rows(source, batch) => {
+                self.files[source.file as usize].read += batch.outcomes.len() as u64;
+                self.place(source, batch)?;
+                for (row, outcome) in batch.outcomes.iter().enumerate() {
+                    self.take_row(source, batch, row, outcome)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Finds the places of a batch's interactions, one step for all of them after the other: what each waits for is memory, and
+    /// in short loops the processor waits for many at once.
+    fn place(&mut self, source: &Source, batch: &Batch) -> Result<()> {
+        let index = &mut self.interactions.index;
+        self.numbers.clear();
+        for outcome in &batch.outcomes {
+            self.numbers.push(match outcome {
+                Outcome::Interaction {
+                    ids: [user, item], ..
+                } => Some(index.intern([batch.id(user), batch.id(item)])?),
+                _ => None,
+            });
+        }
+        self.placed.clear();
+        let rows = batch.block.rows().iter().zip(&batch.outcomes);
+        for ((span, outcome), numbers) in rows.zip(&self.numbers) {
+            let placed = match (outcome, numbers) {
+                (
+                    Outcome::Interaction {
+                        rating,
+                        timestamp,
+                        split,
+                        ..
+                    },
+                    &Some([user, item]),
+                ) => {
+                    let origin = Origin {
+                        file: source.file,
+                        line: span.line,
+                    };
+                    let mut row = Row::new(user, item)
+                        .with_rating(*rating)
+                        .with_timestamp(*timestamp);
+                    row.split = *split;
+                    Some(index.place(origin, row)?)
+                }
+                _ => None,
+            };
+            self.placed.push(placed);
+        }
+        Ok(())
+    }
+
+    fn take_row(
+        &mut self,
+        source: &Source,
+        batch: &Batch,
+        row: usize,
+        outcome: &Outcome,
+    ) -> Result<()> {
+        let origin = Origin {
+            file: source.file,
+            line: batch.block.rows()[row].line,
+        };
+        let (kind, first) = match outcome {
+            Outcome::Interaction { line, .. } => {
+                if let Some(Placed::DuplicateOf(kept)) = self.placed[row] {
+                    return self.refuse_duplicate(source, batch, row, Of::Settled(kept));
+                }
+                self.interactions.lines.write(batch.bytes(line))?;
+                (RecordKind::Interaction, None)
+            }
+            Outcome::Reference {
+                ids: [user, item],
+                line,
+            } => {
+                let Kept { index, lines } = &mut self.references;
+                let [user, item] = index.intern([batch.id(user), batch.id(item)])?;
+                let first = match index.place(origin, Row::new(user, item))? {
+                    Placed::Taken => {
+                        lines.write(batch.bytes(line))?;
+                        None
+                    }
+                    Placed::DuplicateOf(kept) => Some(index.origin(kept)),
+                };
+                (RecordKind::Reference, first)
+            }
+            Outcome::User { id, line } => {
+                let first = self.users.take(origin, batch.id(id), batch.bytes(line))?;
+                (RecordKind::User, first)
+            }
+            Outcome::Item { id, line } => {
+                let first = self.items.take(origin, batch.id(id), batch.bytes(line))?;
+                (RecordKind::Item, first)
+            }
+            Outcome::Rejected { kind, line } => {
+                self.files[source.file as usize].rejected += 1;
+                return self.refused.push(origin, kind, batch.bytes(line));
+            }
+        };
+        match first {
+            Some(first) => self.refuse_duplicate(source, batch, row, Of::First(first)),
             None => {
-                sample = first_rows(&mut rows)?;
-                kind_of(&sample, &mut columns)
+                self.files[source.file as usize].kind.get_or_insert(kind);
+                Ok(())
             }
+        }
+    }
+
+    fn refuse_duplicate(
+        &mut self,
+        source: &Source,
+        batch: &Batch,
+        row: usize,
+        of: Of,
+    ) -> Result<()> {
+        let span = &batch.block.rows()[row];
+        let origin = Origin {
+            file: source.file,
+            line: span.line,
         };
-        while let Some(row) = match sample.pop_front() {
-            Some(row) => Some(row),
-            None => rows.next()?,
-        } {
-            self.files[file].read += 1;
-            let origin = Origin {
-                file,
-                line: row.line,
-            };
-            match read_row(&mut kind, &row, &mut columns) {
-                Ok(record) => self.take(origin, record, row.record),
-                Err(fault) => self.reject(origin, fault, row.record),
+        self.files[source.file as usize].rejected += 1;
+        let record = source.parser.raw(batch.block.row(span));
+        match of {
+            Of::First(first) => {
+                let first_file = &self.files[first.file as usize].file;
+                self.refused
+                    .push_duplicate_of(origin, &source.name, first_file, first.line, record)
             }
-        }
-        self.files[file].kind = kind;
-        Ok(())
-    }
-
-    fn take(&mut self, origin: Origin, record: Record, row: Value) {
-        let taken_from = match record {
-            Record::Interaction(interaction) => {
-                return self.take_interaction(origin, interaction, row);
-            }
-            Record::User(user) => insert(&mut self.users, user.user.clone(), (user, origin)),
-            Record::Item(item) => insert(&mut self.items, item.item.clone(), (item, origin)),
-            Record::Reference(reference) => {
-                let pair = (reference.user.clone(), reference.item.clone());
-                insert(&mut self.references, pair, (reference, origin))
-            }
-        };
-        if let Some(first) = taken_from {
-            self.reject_duplicate(origin, first, row);
-        }
-    }
-
-    /// Of two interactions of one pair the later counts where both say when, else the one that was read first.
-    fn take_interaction(&mut self, origin: Origin, interaction: Interaction, row: Value) {
-        let pair = (interaction.user.clone(), interaction.item.clone());
-        match self.interactions.entry(pair) {
-            Entry::Vacant(entry) => {
-                entry.insert((interaction, origin));
-            }
-            Entry::Occupied(mut entry) => {
-                let pair = entry.key().clone();
-                let kept = entry.get_mut();
-                let is_later = matches!(
-                    (interaction.timestamp, kept.0.timestamp),
-                    (Some(this), Some(other)) if this > other
-                );
-                if is_later {
-                    let (earlier, place) = std::mem::replace(kept, (interaction, origin));
-                    let fields = serde_json::to_value(earlier).unwrap_or_default();
-                    self.displaced.insert(place);
-                    self.duplicates.push((place, pair, fields));
-                } else {
-                    self.duplicates.push((origin, pair, row));
-                }
-            }
-        }
-    }
-
-    fn reject(&mut self, origin: Origin, fault: Fault, record: Value) {
-        self.rejected.push(Refused {
-            origin,
-            kind: fault.kind,
-            row: Rejected {
-                file: self.files[origin.file].file.clone(),
-                line: origin.line,
-                field: fault.field,
-                reason: fault.reason,
-                record,
-            },
-        });
-    }
-
-    fn reject_duplicate(&mut self, origin: Origin, kept: Origin, record: Value) {
-        let fault = Fault {
-            field: None,
-            kind: "duplicate",
-            reason: format!(
-                "duplicate of {} line {}",
-                self.files[kept.file].file, kept.line
-            ),
-        };
-        self.reject(origin, fault, record);
-    }
-
-    fn settle_duplicates(&mut self, format: Format, paths: &[PathBuf]) -> Result<()> {
-        let mut texts = self.read_again(format, paths)?;
-        for (origin, pair, row) in std::mem::take(&mut self.duplicates) {
-            let row = texts.remove(&origin).unwrap_or(row);
-            if let Some(&(_, kept)) = self.interactions.get(&pair) {
-                self.reject_duplicate(origin, kept, row);
-            }
-        }
-        Ok(())
-    }
-
-    /// Fetches the displaced rows as they stand in their files: keeping every row's text for the few that are displaced
-    /// would double the memory of an import.
-    fn read_again(&self, format: Format, paths: &[PathBuf]) -> Result<BTreeMap<Origin, Value>> {
-        let mut texts = BTreeMap::new();
-        for (file, path) in paths.iter().enumerate() {
-            let from = Origin { file, line: 0 };
-            let to = Origin {
-                file: file + 1,
-                line: 0,
-            };
-            let mut wanted = self.displaced.range(from..to).peekable();
-            if wanted.peek().is_none() {
-                continue;
-            }
-            let mut rows = Rows::open(format, path)?;
-            while let (Some(&&origin), Some(row)) = (wanted.peek(), rows.next()?) {
-                if row.line == origin.line {
-                    texts.insert(origin, row.record);
-                    wanted.next();
-                }
-            }
-        }
-        Ok(texts)
-    }
-}
-
-/// Puts it there, or says from where the one that is there was taken.
-fn insert<K: Ord, R>(
-    map: &mut BTreeMap<K, (R, Origin)>,
-    key: K,
-    record: (R, Origin),
-) -> Option<Origin> {
-    match map.entry(key) {
-        Entry::Occupied(entry) => Some(entry.get().1),
-        Entry::Vacant(entry) => {
-            entry.insert(record);
-            None
+            Of::Settled(kept) => self
+                .refused
+                .push_duplicate(origin, &source.name, kept, &record),
         }
     }
 }
 
-fn first_rows(rows: &mut Rows) -> Result<VecDeque<Row>> {
-    let mut sample = VecDeque::new();
-    let mut bytes = 0;
-    while sample.len() < SAMPLE_ROWS && bytes < SAMPLE_BYTES {
-        let Some(row) = rows.next()? else { break };
-        bytes += row.bytes;
-        sample.push_back(row);
-    }
-    Ok(sample)
+/// Which row a duplicate gave way to.
+enum Of {
+    /// The first of its id or pair, which stays.
+    First(Origin),
+    /// The interaction in this place, or what that gives way to.
+    Settled(u32),
 }
 
-/// What most rows of a file are. One row with both a user and an item makes it a file of pairs, because a row that lost one
-/// of its ids must not pass for a user or an item.
-fn kind_of(sample: &VecDeque<Row>, columns: &mut Columns) -> Option<RecordKind> {
-    let mut counts = [0_usize; 4];
-    for kind in sample.iter().filter_map(|row| kind_of_row(row, columns)) {
-        counts[kind as usize] += 1;
-    }
-    let count = |kind: RecordKind| counts[kind as usize];
-    let (interactions, references) = (count(RecordKind::Interaction), count(RecordKind::Reference));
-    let (users, items) = (count(RecordKind::User), count(RecordKind::Item));
-    if interactions + references > 0 {
-        Some(if references > interactions {
-            RecordKind::Reference
-        } else {
-            RecordKind::Interaction
-        })
-    } else if users + items > 0 {
-        Some(if users >= items {
-            RecordKind::User
-        } else {
-            RecordKind::Item
-        })
-    } else {
-        None
-    }
-}
-
-fn kind_of_row(row: &Row, columns: &mut Columns) -> Option<RecordKind> {
-    let fields = row.record.as_object()?;
-    columns.kind(
-        fields
-            .iter()
-            .map(|(column, value)| (column.as_str(), super::record::is_filled(value))),
-    )
-}
-
-fn read_row(
-    kind: &mut Option<RecordKind>,
-    row: &Row,
-    columns: &mut Columns,
-) -> Result<Record, Fault> {
-    if let Some(fault) = &row.fault {
-        return Err(fault.clone());
-    }
-    if kind.is_none() {
-        *kind = kind_of_row(row, columns);
-    }
-    match (*kind, row.record.as_object()) {
-        (Some(kind), Some(fields)) => columns.record(kind, fields),
-        _ => Err(Fault::of("neither a user nor an item", None)),
-    }
-}
-
-fn no_id_column(path: &Path, header: &[String]) -> crate::Error {
-    let columns = because_core::text::excerpt(&header.join(", "), 200);
-    crate::Error::Header {
-        path: path.to_owned(),
-        line: 1,
-        reason: format!(
-            "no column is a user or an item (found: {columns}); the first row must name the columns, separated by commas \
-             (by tabs in a .tsv), with names like user_id and item_id"
-        ),
+impl Kept<Nodes> {
+    fn take(&mut self, origin: Origin, id: &str, line: &[u8]) -> Result<Option<Origin>> {
+        let first = self.index.place(origin, id)?;
+        if first.is_none() {
+            self.lines.write(line)?;
+        }
+        Ok(first)
     }
 }

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use because_core::text::excerpt;
@@ -5,6 +6,8 @@ use because_core::{Attributes, Interaction, Item, ItemId, Reference, Split, User
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::literal::LiteralError;
+use super::rule::Rule;
 use super::time;
 
 /// What a row says, which decides the file it goes to.
@@ -23,11 +26,48 @@ pub enum RecordKind {
 
 /// A row that was taken.
 #[derive(Debug)]
-pub(super) enum Record {
-    Interaction(Interaction),
+pub(super) enum Record<'a> {
+    Interaction(InteractionRow<'a>),
     Reference(Reference),
     User(User),
     Item(Item),
+}
+
+/// An interaction whose texts stand in the row it was read from, where they stand there as they are.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct InteractionRow<'a> {
+    pub(super) user: Cow<'a, str>,
+    pub(super) item: Cow<'a, str>,
+    pub(super) rating: Option<f64>,
+    pub(super) review: Option<Cow<'a, str>>,
+    pub(super) timestamp: Option<i64>,
+    pub(super) split: Option<Split>,
+}
+
+impl InteractionRow<'_> {
+    pub(super) fn into_owned(self) -> InteractionRow<'static> {
+        InteractionRow {
+            user: self.user.into_owned().into(),
+            item: self.item.into_owned().into(),
+            rating: self.rating,
+            review: self.review.map(|review| review.into_owned().into()),
+            timestamp: self.timestamp,
+            split: self.split,
+        }
+    }
+}
+
+impl From<InteractionRow<'_>> for Interaction {
+    fn from(row: InteractionRow<'_>) -> Self {
+        Self {
+            user: UserId::from(&*row.user),
+            item: ItemId::from(&*row.item),
+            rating: row.rating,
+            review: row.review.map(Cow::into_owned),
+            timestamp: row.timestamp,
+            split: row.split,
+        }
+    }
 }
 
 /// Why a row is not taken.
@@ -76,6 +116,18 @@ impl Fault {
         }
     }
 
+    pub(super) fn literal(error: LiteralError) -> Self {
+        Self {
+            field: None,
+            kind: "unreadable Python literal",
+            reason: format!(
+                "unreadable Python literal: {} (byte {})",
+                error.what,
+                error.at + 1
+            ),
+        }
+    }
+
     fn value(column: &str, kind: &'static str, name: &str, value: &Value, what: &str) -> Self {
         let shown = excerpt(&value.to_string(), 40);
         Self {
@@ -88,7 +140,7 @@ impl Fault {
 
 /// A field of ours; data sets call it by many names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
+pub(super) enum Field {
     User,
     Item,
     Rating,
@@ -99,13 +151,21 @@ enum Field {
     Profile,
     Split,
     Explanation,
+    /// The split of a reference's pair in the graph that others trained on.
+    GraphSplit,
 }
 
-const FIELDS: usize = 10;
+pub(super) const FIELDS: usize = 11;
+
+/// The names of each field's columns, in small letters and without `_`, `-` and blanks.
+pub(super) type Names = &'static [(Field, &'static [&'static str])];
+
+/// A field, and how well known the column's name is for it: of two columns for one field the lower is read.
+pub(super) type Place = (Field, usize);
 
 /// The names known for each field; of two in one row the one that stands first here is read. They are compared without
 /// case, `_`, `-` and blanks, so `user_id`, `userId` and `UserID` are one name.
-const NAMES: [(Field, &[&str]); FIELDS] = [
+pub(super) const NAMES: Names = &[
     (Field::User, &["user", "userid", "uid", "reviewerid"]),
     (
         Field::Item,
@@ -131,33 +191,67 @@ const NAMES: [(Field, &[&str]); FIELDS] = [
     (Field::Profile, &["profile"]),
     (Field::Split, &["split"]),
     (Field::Explanation, &["explanation"]),
+    (Field::GraphSplit, &["graphsplit"]),
 ];
 
 /// Remembers which column of a file is which field, so that names are compared once and not for every row.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Columns {
-    known: HashMap<String, Option<(Field, usize)>>,
+    rule: &'static Rule,
+    known: HashMap<String, Option<Place>>,
+    /// The columns as the rows before had them: most rows have the same in the same order.
+    order: Vec<(String, Option<Place>)>,
 }
 
+/// Rows may have names without end (a map written as a row); beyond this they are not worth remembering.
+const MOST_KNOWN: usize = 1000;
+
 impl Columns {
-    fn field(&mut self, column: &str) -> Option<(Field, usize)> {
-        if let Some(&field) = self.known.get(column) {
-            return field;
+    pub(super) fn new(rule: &'static Rule) -> Self {
+        Self {
+            rule,
+            known: HashMap::new(),
+            order: Vec::new(),
+        }
+    }
+
+    pub(super) fn rule(&self) -> &'static Rule {
+        self.rule
+    }
+
+    /// The field of the column at `at` in its row.
+    pub(super) fn place_at(&mut self, at: usize, column: &str) -> Option<Place> {
+        if let Some((known, place)) = self.order.get(at)
+            && known == column
+        {
+            return *place;
+        }
+        let place = self.place(column);
+        if at < self.order.len() {
+            self.order[at] = (column.to_owned(), place);
+        } else if at == self.order.len() && at < MOST_KNOWN {
+            self.order.push((column.to_owned(), place));
+        }
+        place
+    }
+
+    pub(super) fn place(&mut self, column: &str) -> Option<Place> {
+        if let Some(&place) = self.known.get(column) {
+            return place;
         }
         let name: String = column
             .chars()
             .filter(|c| !matches!(c, '_' | '-' | ' '))
             .flat_map(char::to_lowercase)
             .collect();
-        let field = NAMES.iter().find_map(|(field, names)| {
+        let place = self.rule.names.iter().find_map(|(field, names)| {
             let rank = names.iter().position(|known| *known == name)?;
             Some((*field, rank))
         });
-        // Rows may have names without end (a map written as a row); those are not worth remembering.
-        if self.known.len() < 1000 {
-            self.known.insert(column.to_owned(), field);
+        if self.known.len() < MOST_KNOWN {
+            self.known.insert(column.to_owned(), place);
         }
-        field
+        place
     }
 
     /// What the names of the columns make of a row; `filled` says whether a column has something in it.
@@ -167,7 +261,7 @@ impl Columns {
     ) -> Option<RecordKind> {
         let mut has = [false; FIELDS];
         for (column, filled) in columns {
-            if let Some((field, _)) = self.field(column) {
+            if let Some((field, _)) = self.place(column) {
                 // An id that is null is still meant to be there.
                 has[field as usize] |= filled || matches!(field, Field::User | Field::Item);
             }
@@ -188,22 +282,22 @@ impl Columns {
         &mut self,
         kind: RecordKind,
         fields: &Map<String, Value>,
-    ) -> Result<Record, Fault> {
+    ) -> Result<Record<'static>, Fault> {
         let row = self.pick(fields);
         match kind {
             RecordKind::Reference => row.reference(),
             RecordKind::Interaction if row.get(Field::Explanation).is_some() => row.reference(),
-            RecordKind::Interaction => row.interaction(),
+            RecordKind::Interaction => Ok(Record::Interaction(row.interaction()?.into_owned())),
             RecordKind::User => Ok(Record::User(User {
-                user: row.user()?,
-                profile: row.text(Field::Profile)?,
+                user: UserId::from(&*row.user()?),
+                profile: row.owned(Field::Profile)?,
                 attributes: row.attributes(&[Field::User, Field::Profile])?,
             })),
             RecordKind::Item => Ok(Record::Item(Item {
-                item: row.item()?,
-                title: row.text(Field::Title)?,
-                description: row.text(Field::Description)?,
-                profile: row.text(Field::Profile)?,
+                item: ItemId::from(&*row.item()?),
+                title: row.owned(Field::Title)?,
+                description: row.owned(Field::Description)?,
+                profile: row.owned(Field::Profile)?,
                 attributes: row.attributes(&[
                     Field::Item,
                     Field::Title,
@@ -216,16 +310,23 @@ impl Columns {
 
     fn pick<'a>(&mut self, fields: &'a Map<String, Value>) -> Picked<'a> {
         let mut found = [None::<(usize, &str, &Value)>; FIELDS];
+        let mut named = Vec::new();
         for (column, value) in fields {
-            let Some((field, rank)) = self.field(column) else {
+            let Some((field, rank)) = self.place(column) else {
                 continue;
             };
+            named.push((column.as_str(), field));
             let best = &mut found[field as usize];
             if is_filled(value) && best.is_none_or(|(before, ..)| rank < before) {
                 *best = Some((rank, column, value));
             }
         }
-        Picked { fields, found }
+        Picked {
+            rule: self.rule,
+            fields,
+            named,
+            found,
+        }
     }
 }
 
@@ -237,9 +338,26 @@ pub(super) fn is_filled(value: &Value) -> bool {
     }
 }
 
+/// Whether an attribute says anything.
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Array(list) => list.iter().any(says_something),
+        Value::Object(fields) => fields.values().any(says_something),
+        value => is_filled(value),
+    }
+}
+
+/// A text that is not blank; one of tags alone has become so.
+fn filled(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    (!text.trim().is_empty()).then_some(text)
+}
+
 /// One row with its fields found.
 struct Picked<'a> {
+    rule: &'static Rule,
     fields: &'a Map<String, Value>,
+    /// Every column that is a field of ours, read or not.
+    named: Vec<(&'a str, Field)>,
     found: [Option<(usize, &'a str, &'a Value)>; FIELDS],
 }
 
@@ -248,14 +366,12 @@ impl<'a> Picked<'a> {
         self.found[field as usize].map(|(_, column, value)| (column, value))
     }
 
-    fn user(&self) -> Result<UserId, Fault> {
+    fn user(&self) -> Result<Cow<'a, str>, Fault> {
         self.id(Field::User, "user", ["missing user", "user is not an id"])
-            .map(UserId::from)
     }
 
-    fn item(&self) -> Result<ItemId, Fault> {
+    fn item(&self) -> Result<Cow<'a, str>, Fault> {
         self.id(Field::Item, "item", ["missing item", "item is not an id"])
-            .map(ItemId::from)
     }
 
     fn id(
@@ -263,11 +379,11 @@ impl<'a> Picked<'a> {
         field: Field,
         name: &str,
         [missing, wrong]: [&'static str; 2],
-    ) -> Result<String, Fault> {
+    ) -> Result<Cow<'a, str>, Fault> {
         match self.get(field) {
             None => Err(Fault::of(missing, Some(name))),
-            Some((_, Value::String(id))) => Ok(id.trim().to_owned()),
-            Some((_, Value::Number(id))) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
+            Some((_, Value::String(id))) => Ok(id.trim().into()),
+            Some((_, Value::Number(id))) if id.is_i64() || id.is_u64() => Ok(id.to_string().into()),
             Some((column, value)) => Err(Fault::value(
                 column,
                 wrong,
@@ -279,21 +395,25 @@ impl<'a> Picked<'a> {
     }
 
     /// A text; a number stands for its digits, and a list of texts (Amazon's descriptions) for its lines.
-    fn text(&self, field: Field) -> Result<Option<String>, Fault> {
+    fn text(&self, field: Field) -> Result<Option<Cow<'a, str>>, Fault> {
         let Some((column, value)) = self.get(field) else {
             return Ok(None);
         };
         let wrong = || Fault::value(column, "not a text", column, value, "is not a text");
         match value {
-            Value::String(text) => Ok(Some(text.clone())),
-            Value::Number(number) => Ok(Some(number.to_string())),
+            Value::String(text) => Ok(filled(self.rule.markup.plain(text.into()))),
+            Value::Number(number) => Ok(Some(number.to_string().into())),
             Value::Array(lines) => {
                 let lines: Option<Vec<&str>> = lines.iter().map(Value::as_str).collect();
                 let text = lines.ok_or_else(wrong)?.join("\n");
-                Ok((!text.trim().is_empty()).then_some(text))
+                Ok(filled(self.rule.markup.plain(text.into())))
             }
             _ => Err(wrong()),
         }
+    }
+
+    fn owned(&self, field: Field) -> Result<Option<String>, Fault> {
+        Ok(self.text(field)?.map(Cow::into_owned))
     }
 
     fn rating(&self) -> Result<Option<f64>, Fault> {
@@ -331,8 +451,8 @@ impl<'a> Picked<'a> {
         }
     }
 
-    fn split(&self) -> Result<Option<Split>, Fault> {
-        let Some((column, value)) = self.get(Field::Split) else {
+    fn split(&self, field: Field) -> Result<Option<Split>, Fault> {
+        let Some((column, value)) = self.get(field) else {
             return Ok(None);
         };
         match value.as_str().map(str::parse) {
@@ -347,50 +467,60 @@ impl<'a> Picked<'a> {
         }
     }
 
-    fn interaction(&self) -> Result<Record, Fault> {
-        Ok(Record::Interaction(Interaction {
+    fn interaction(&self) -> Result<InteractionRow<'a>, Fault> {
+        Ok(InteractionRow {
             user: self.user()?,
             item: self.item()?,
             rating: self.rating()?,
             review: self.text(Field::Review)?,
             timestamp: self.timestamp()?,
-            split: self.split()?,
-        }))
+            split: self.split(Field::Split)?.or(self.rule.split),
+        })
     }
 
-    fn reference(&self) -> Result<Record, Fault> {
+    fn reference(&self) -> Result<Record<'static>, Fault> {
         let (user, item) = (self.user()?, self.item()?);
         let explanation = self
-            .text(Field::Explanation)?
+            .owned(Field::Explanation)?
             .ok_or_else(|| Fault::of("missing explanation", Some("explanation")))?;
         Ok(Record::Reference(Reference {
-            user,
-            item,
+            user: UserId::from(&*user),
+            item: ItemId::from(&*item),
             explanation,
+            graph_split: self.split(Field::GraphSplit)?,
         }))
     }
 
-    /// Every filled column that was not read as one of `taken`; the entries of an `attributes` object come along, and give
+    /// Every filled column that was not read as one of `taken`, nor says the same as the one that was; the entries of an `attributes` object come along, and give
     /// way to a column of the same name.
     fn attributes(&self, taken: &[Field]) -> Result<Attributes, Fault> {
-        let is_taken = |column: &str| {
-            taken
-                .iter()
-                .any(|&field| self.get(field).is_some_and(|(read, _)| read == column))
+        let is_taken = |column: &str, value: &Value| {
+            let named = self.named.iter().find(|(name, _)| *name == column);
+            named.is_some_and(|&(_, field)| {
+                let read = self.get(field).filter(|_| taken.contains(&field));
+                read.is_some_and(|(read, same)| read == column || same == value)
+            })
         };
         let mut attributes = Attributes::new();
+        let plain = |value: &Value| self.rule.markup.plain_value(value.clone());
         for (column, value) in self.fields {
-            if !is_filled(value) || is_taken(column) {
+            if !is_filled(value) || is_taken(column, value) {
                 continue;
             }
             match value {
                 Value::Object(inner) if column == "attributes" => {
-                    for (name, value) in inner.iter().filter(|(_, value)| is_filled(value)) {
-                        attributes.entry(name.as_str()).or_insert(value.clone());
+                    for (name, value) in inner {
+                        let value = plain(value);
+                        if says_something(&value) {
+                            attributes.entry(name.as_str()).or_insert(value);
+                        }
                     }
                 }
                 value => {
-                    attributes.insert(column.clone(), value.clone());
+                    let value = plain(value);
+                    if says_something(&value) {
+                        attributes.insert(column.clone(), value);
+                    }
                 }
             }
         }
@@ -404,13 +534,13 @@ mod tests {
 
     use super::*;
 
-    fn read(kind: RecordKind, row: &Value) -> Result<Record, Fault> {
-        Columns::default().record(kind, row.as_object().unwrap())
+    fn read(kind: RecordKind, row: &Value) -> Result<Record<'static>, Fault> {
+        Columns::new(&Rule::DEFAULT).record(kind, row.as_object().unwrap())
     }
 
     fn interaction(row: &Value) -> Result<Interaction, Fault> {
         match read(RecordKind::Interaction, row)? {
-            Record::Interaction(interaction) => Ok(interaction),
+            Record::Interaction(interaction) => Ok(interaction.into()),
             other => panic!("{other:?}"),
         }
     }
@@ -548,7 +678,7 @@ mod tests {
     #[test]
     fn kinds_follow_the_columns() {
         let kind = |columns: &[&str]| {
-            Columns::default().kind(columns.iter().map(|&column| (column, true)))
+            Columns::new(&Rule::DEFAULT).kind(columns.iter().map(|&column| (column, true)))
         };
         assert_eq!(
             kind(&["userId", "movieId", "rating"]),

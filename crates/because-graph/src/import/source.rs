@@ -3,12 +3,9 @@ use std::path::{Path, PathBuf};
 use because_core::Project;
 
 use super::Format;
+use super::rule::Rule;
 use crate::{Error, Result};
 
-/// What a file in a folder begins with to be read, in the order of reading.
-const STEMS: [&str; 4] = ["users", "items", "interactions", "references"];
-/// Reference explanations often come in parts: `explanations.tst.jsonl`.
-const PREFIX: &str = "explanations";
 /// Every file an import writes.
 pub(super) const WRITTEN: [&str; 5] = [
     "interactions.jsonl",
@@ -81,10 +78,13 @@ fn in_folder(format: Format, folder: &Path) -> Result<Vec<PathBuf>> {
     // Of a plain file and its packed twins one is read; the plain one sorts first.
     names.dedup_by(|later, kept| unpacked_name(&later.1) == unpacked_name(&kept.1));
     if names.is_empty() {
-        let extensions = extensions(format).join("|");
+        let patterns = in_folders(format).flat_map(|rule| rule.files);
         return Err(Error::NothingToImport {
             path: folder.to_owned(),
-            looked_for: format!("{}|{PREFIX}*.{{{extensions}}}[.gz|.zst]", STEMS.join("|")),
+            looked_for: format!(
+                "{} (also as .gz or .zst)",
+                patterns.copied().collect::<Vec<_>>().join(", ")
+            ),
         });
     }
     Ok(names
@@ -93,20 +93,16 @@ fn in_folder(format: Format, folder: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-fn rank(format: Format, name: &str) -> Option<usize> {
-    let (stem, extension) = unpacked_name(name).rsplit_once('.')?;
-    if !extensions(format).contains(&extension) {
-        return None;
-    }
-    let known = STEMS.iter().position(|known| *known == stem);
-    known.or_else(|| stem.starts_with(PREFIX).then_some(STEMS.len()))
+/// The place of a name among all patterns of a format: files are read in this order.
+fn rank(format: Format, name: &str) -> Option<(usize, usize)> {
+    let name = unpacked_name(name);
+    in_folders(format)
+        .enumerate()
+        .find_map(|(rule, patterns)| Some((rule, patterns.fits(name)?)))
 }
 
-fn extensions(format: Format) -> &'static [&'static str] {
-    match format {
-        Format::Jsonl => &["jsonl", "ndjson"],
-        Format::Csv => &["csv", "tsv"],
-    }
+fn in_folders(format: Format) -> impl Iterator<Item = &'static Rule> {
+    format.rules().iter().filter(|rule| rule.in_folders)
 }
 
 #[cfg(test)]
@@ -150,7 +146,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            said.contains("users|items|interactions|references|explanations*.{csv|tsv}[.gz|.zst]"),
+            said.contains("users.csv, items.csv, ") && said.contains("*.tsv (also as .gz or .zst)"),
             "{said}"
         );
         let gone = folder.path().join("gone.csv");

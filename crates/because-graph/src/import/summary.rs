@@ -1,8 +1,11 @@
-use because_core::Rejected;
+use std::path::Path;
+
+use because_core::Side;
 use serde::Serialize;
 
 use super::RecordKind;
-use crate::{Ratio, SplitCounts};
+use crate::plan::{ColdNode, Counts, Step};
+use crate::{SplitCounts, SplitSource};
 
 /// What became of every row: `read = taken + rejected + filtered`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -18,6 +21,10 @@ pub struct ImportSummary {
     pub rejected: u64,
     /// Rows that were fine and that a filter left out.
     pub filtered: Filtered,
+    /// What there was before the first filter: interactions, and the users and items that have one.
+    pub before: Counts,
+    /// What each filter removed and left, in the order they were run.
+    pub steps: Vec<Step>,
     /// Interactions taken.
     pub interactions: u64,
     /// Rows of users taken.
@@ -40,6 +47,8 @@ pub struct ImportSummary {
     pub splits: SplitCounts,
     /// Who decided the splits.
     pub split: SplitSource,
+    /// How many users and items were made cold; `cold.jsonl` names them.
+    pub cold: ColdCounts,
     /// Rows that brought a split which was not kept.
     pub splits_replaced: u64,
     /// The commonest reasons of rejection, the commonest first.
@@ -56,14 +65,33 @@ pub struct ImportedFile {
     pub kind: Option<RecordKind>,
     /// How many rows it has.
     pub read: u64,
+    /// How many of them were not taken.
+    pub rejected: u64,
+}
+
+impl ImportedFile {
+    pub(super) fn unread(path: &Path) -> Self {
+        Self {
+            file: path.display().to_string(),
+            kind: None,
+            read: 0,
+            rejected: 0,
+        }
+    }
 }
 
 /// Rows that a filter left out: interactions, and the rows of users and items that lost their last interaction by it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Filtered {
+    /// Outside the range of dates, or without a time.
+    pub date_range: u64,
     /// Rated below the minimum, or not rated.
     pub min_rating: u64,
+    /// Of users that were not drawn.
+    pub sample_users: u64,
+    /// More than one user may have.
+    pub max_per_user: u64,
     /// Outside the k-core.
     pub k_core: u64,
 }
@@ -72,36 +100,39 @@ impl Filtered {
     /// All steps together.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.min_rating + self.k_core
+        self.date_range + self.min_rating + self.sample_users + self.max_per_user + self.k_core
+    }
+
+    /// Counts rows that a step of this name left out.
+    pub(super) fn add(&mut self, filter: &str, rows: u64) {
+        match filter {
+            "date_range" => self.date_range += rows,
+            "min_rating" => self.min_rating += rows,
+            "sample_users" => self.sample_users += rows,
+            "max_per_user" => self.max_per_user += rows,
+            _ => self.k_core += rows,
+        }
     }
 }
 
-/// Who decided the splits, with all it takes to decide them again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "by", rename_all = "kebab-case")]
+/// How many nodes were made cold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub enum SplitSource {
-    /// The rows themselves.
-    Rows,
-    /// [`SplitStrategy::Random`](crate::SplitStrategy::Random).
-    Random {
-        /// The proportions.
-        ratio: Ratio,
-        /// The lot.
-        seed: u64,
-    },
-    /// [`SplitStrategy::Time`](crate::SplitStrategy::Time).
-    Time {
-        /// The proportions.
-        ratio: Ratio,
-        /// The lot among interactions of one second.
-        seed: u64,
-    },
-    /// [`SplitStrategy::LeaveOneOut`](crate::SplitStrategy::LeaveOneOut).
-    LeaveOneOut {
-        /// The lot among interactions of one second, or without a time.
-        seed: u64,
-    },
+pub struct ColdCounts {
+    /// Users.
+    pub users: u64,
+    /// Items.
+    pub items: u64,
+}
+
+impl ColdCounts {
+    pub(super) fn of(cold: &[ColdNode]) -> Self {
+        let of_side = |side| cold.iter().filter(|node| node.kind == side).count() as u64;
+        Self {
+            users: of_side(Side::User),
+            items: of_side(Side::Item),
+        }
+    }
 }
 
 /// A reason and how often it was met.
@@ -117,21 +148,20 @@ pub struct ReasonCount {
 }
 
 impl ReasonCount {
-    /// The ten commonest, equals in the order they were met.
-    pub(super) fn top<'a>(
-        rejected: impl Iterator<Item = (&'static str, &'a Rejected)>,
-    ) -> Vec<Self> {
-        let mut reasons: Vec<Self> = Vec::new();
-        for (kind, row) in rejected {
-            match reasons.iter_mut().find(|reason| reason.reason == kind) {
-                Some(reason) => reason.count += 1,
-                None => reasons.push(Self {
-                    reason: kind.to_owned(),
-                    count: 1,
-                    first: format!("{} line {}", row.file, row.line),
-                }),
-            }
+    /// Counts one more row that was not taken; rows are counted in the order of the files and their lines.
+    pub(super) fn count(reasons: &mut Vec<Self>, kind: &str, file: &str, line: u64) {
+        match reasons.iter_mut().find(|reason| reason.reason == kind) {
+            Some(reason) => reason.count += 1,
+            None => reasons.push(Self {
+                reason: kind.to_owned(),
+                count: 1,
+                first: format!("{file} line {line}"),
+            }),
         }
+    }
+
+    /// The ten commonest, equals in the order they were met.
+    pub(super) fn top(mut reasons: Vec<Self>) -> Vec<Self> {
         reasons.sort_by_key(|reason| std::cmp::Reverse(reason.count));
         reasons.truncate(10);
         reasons

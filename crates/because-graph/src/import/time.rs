@@ -1,30 +1,44 @@
 use serde_json::Value;
 
-/// Above this a number of seconds would lie after the year 5138, so it counts milliseconds.
+/// Above this a number of seconds would lie after the year 5138, so it counts milliseconds; above a thousand times as much
+/// microseconds, and again nanoseconds (as data frames write times).
 const MILLISECONDS_FROM: f64 = 1e11;
 
 /// Seconds since 1970 (UTC) from what data sets write: seconds or milliseconds as a number or as digits, or a date
-/// `YYYY-MM-DD`, optionally with `HH:MM[:SS[.fraction]]` and `Z` or an offset.
-pub(super) fn seconds(value: &Value) -> Option<i64> {
+/// `YYYY-MM-DD`, optionally with `HH:MM[:SS[.fraction]]` and `Z` or an offset, or Amazon's `MM D, YYYY`.
+pub(crate) fn seconds(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => from_number(number.as_f64()?),
-        Value::String(text) => {
-            let text = text.trim();
-            match text.parse::<f64>() {
-                Ok(number) => from_number(number),
-                Err(_) => from_date(text),
-            }
-        }
+        Value::String(text) => from_text(text),
         _ => None,
     }
 }
 
-fn from_number(number: f64) -> Option<i64> {
-    let seconds = if number.abs() > MILLISECONDS_FROM {
-        number / 1000.0
-    } else {
-        number
-    };
+pub(super) fn from_text(text: &str) -> Option<i64> {
+    let text = text.trim();
+    if let Ok(whole) = text.parse() {
+        return from_whole(whole);
+    }
+    match text.parse() {
+        Ok(number) => from_number(number),
+        Err(_) => from_date(text),
+    }
+}
+
+pub(super) fn from_whole(number: i64) -> Option<i64> {
+    if number.unsigned_abs() <= MILLISECONDS_FROM as u64 {
+        return Some(number);
+    }
+    from_number(number as f64)
+}
+
+pub(super) fn from_number(number: f64) -> Option<i64> {
+    let mut seconds = number;
+    for _ in 0..3 {
+        if seconds.abs() > MILLISECONDS_FROM {
+            seconds /= 1000.0;
+        }
+    }
     // Beyond 2^53 a float no longer names single seconds, and no clock goes there.
     (seconds.abs() < 9e15).then(|| seconds.floor() as i64)
 }
@@ -34,11 +48,25 @@ fn from_date(text: &str) -> Option<i64> {
         Some((date, clock)) => (date, clock.trim_start()),
         None => (text, "00:00"),
     };
-    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+    let ([year, month, day], clock) = match numbers(date, '-', [4, 2, 2]) {
+        Some(date) => (date, clock),
+        None => (amazon_date(text)?, "00:00"),
+    };
     if !(1..=12).contains(&month) || !(1..=days_in_month(year, month)).contains(&day) {
         return None;
     }
     Some(days_since_1970(year, month, day) * 86_400 + seconds_of_day(clock)?)
+}
+
+/// "09 13, 2009" and "09 3, 2009".
+fn amazon_date(text: &str) -> Option<[i64; 3]> {
+    let (month, rest) = text.split_once(' ')?;
+    let (day, year) = rest.split_once(", ")?;
+    Some([
+        number(year, 4)?,
+        number(month, 2)?,
+        number(day, day.len().clamp(1, 2))?,
+    ])
 }
 
 fn seconds_of_day(clock: &str) -> Option<i64> {
@@ -135,6 +163,13 @@ mod tests {
             (json!("2018-07-08T00:09:11.250+02:00"), 1_531_001_351),
             (json!("2018-07-07 17:09:11 -0500"), 1_531_001_351),
             (json!("2000-02-29"), 951_782_400),
+            (json!("09 13, 2009"), 1_252_800_000),
+            (json!("09 3, 2009"), 1_251_936_000),
+            (json!("1531001351123"), 1_531_001_351),
+            (json!(1_531_001_351_123_456_i64), 1_531_001_351),
+            (json!(1_531_001_351_123_456_789_i64), 1_531_001_351),
+            (json!("891717742.0"), 891_717_742),
+            (json!(" 1531001351 "), 1_531_001_351),
             (json!("1969-12-31T23:59:59Z"), -1),
             (json!("0001-01-01"), -62_135_596_800),
         ] {
@@ -151,7 +186,11 @@ mod tests {
             json!("2018-7-7"),
             json!("2018-07-07T24:00"),
             json!("2018-07-07T22:60"),
-            json!("09 13, 2009"),
+            json!("09 31, 2009"),
+            json!("13 1, 2009"),
+            json!("09 , 2009"),
+            json!("09 13 2009"),
+            json!("9 13, 2009"),
             json!("2018-07-07Tü"),
             json!("2018-07-07+é1"),
             json!("NaN"),

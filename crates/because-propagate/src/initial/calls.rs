@@ -1,10 +1,11 @@
 use std::collections::HashMap;
 
-use because_core::{Attributes, Interaction, Item, Node, Side, User};
-use because_graph::{BipartiteGraph, NodeIndex};
+use because_core::{Attributes, Interaction, Item, Side, User};
+use because_graph::{BipartiteGraph, Neighbor, NodeIndex, Reviews};
 use because_llm::ChatRequest;
 
 use super::InitialProfiles;
+use crate::Result;
 use crate::requests::{initial_item_request, initial_user_request};
 
 /// What the calls of layer 0 are made of: pure functions of the data, so that they can be looked at without being made.
@@ -13,6 +14,7 @@ use crate::requests::{initial_item_request, initial_user_request};
 pub struct InitialCalls<'a> {
     stage: &'a InitialProfiles<'a>,
     graph: &'a BipartiteGraph,
+    reviews: &'a Reviews,
     items: HashMap<&'a str, &'a Item>,
     /// The profiles that users bring.
     given: HashMap<&'a str, &'a str>,
@@ -33,6 +35,7 @@ impl<'a> InitialCalls<'a> {
     pub(super) fn new(
         stage: &'a InitialProfiles<'a>,
         graph: &'a BipartiteGraph,
+        reviews: &'a Reviews,
         users: &'a [User],
         items: &'a [Item],
     ) -> Self {
@@ -42,6 +45,7 @@ impl<'a> InitialCalls<'a> {
         Self {
             stage,
             graph,
+            reviews,
             items: items
                 .iter()
                 .map(|item| (item.item.as_str(), item))
@@ -62,7 +66,7 @@ impl<'a> InitialCalls<'a> {
             .filter(|profile| !profile.is_empty());
         match given {
             Some(profile) => Start::FromData(profile),
-            None if self.reviews(index).is_empty() && row.is_none_or(says_nothing) => {
+            None if self.reviewed(index).next().is_none() && row.is_none_or(says_nothing) => {
                 Start::Nothing
             }
             None => Start::Asked,
@@ -71,7 +75,7 @@ impl<'a> InitialCalls<'a> {
 
     /// How a user comes by theirs; `is_known` tells of which items there is a profile.
     pub fn user(&self, index: NodeIndex, is_known: impl Fn(NodeIndex) -> bool) -> Start<'a> {
-        match self.given.get(self.graph.node(index).id()) {
+        match self.given.get(self.graph.id(index)) {
             Some(profile) => Start::FromData(profile),
             None if self.history(index, is_known).is_empty() => Start::Nothing,
             None => Start::Asked,
@@ -79,90 +83,91 @@ impl<'a> InitialCalls<'a> {
     }
 
     /// The question about an item.
-    #[must_use]
-    pub fn item_request(&self, index: NodeIndex) -> ChatRequest {
-        let bare = bare_item(self.graph.node(index));
+    ///
+    /// # Errors
+    /// When a review cannot be read.
+    pub fn item_request(&self, index: NodeIndex) -> Result<ChatRequest> {
+        let bare = bare_item(self.graph.id(index));
         let row = self.row(index).unwrap_or(&bare);
+        let reviews = self
+            .reviewed(index)
+            .map(|neighbor| self.interaction(neighbor))
+            .collect::<Result<Vec<_>>>()?;
         let InitialProfiles { prompts, words, .. } = self.stage;
-        initial_item_request(prompts, *words, row, &self.reviews(index))
+        Ok(initial_item_request(prompts, *words, row, &reviews))
     }
 
     /// The question about a user, with the profiles of the items they chose.
+    ///
+    /// # Errors
+    /// When a review cannot be read.
     pub fn user_request<'t>(
         &self,
         index: NodeIndex,
         profile: impl Fn(NodeIndex) -> Option<&'t str>,
-    ) -> ChatRequest {
-        let history: Vec<_> = self
-            .history(index, |item| profile(item).is_some())
-            .into_iter()
-            .map(|(interaction, item)| (interaction, self.row(item), profile(item)))
+    ) -> Result<ChatRequest> {
+        let history = self.history(index, |item| profile(item).is_some());
+        let interactions = history
+            .iter()
+            .map(|&neighbor| self.interaction(neighbor))
+            .collect::<Result<Vec<_>>>()?;
+        let history: Vec<_> = interactions
+            .iter()
+            .zip(history)
+            .map(|(interaction, item)| (interaction, self.row(item.node), profile(item.node)))
             .collect();
         let InitialProfiles { prompts, words, .. } = self.stage;
-        initial_user_request(prompts, *words, &history)
+        Ok(initial_user_request(prompts, *words, &history))
     }
 
     /// The items in that question, in its order.
-    pub fn history(
-        &self,
-        index: NodeIndex,
-        is_known: impl Fn(NodeIndex) -> bool,
-    ) -> Vec<(&'a Interaction, NodeIndex)> {
-        let InitialProfiles {
-            sampler,
-            interactions,
-            ..
-        } = self.stage;
-        let sample = sampler.sample(self.graph, index, 0, *interactions);
-        let read = sample
-            .into_iter()
-            .map(|neighbor| (self.graph.interaction(neighbor.interaction), neighbor.node));
-        read.filter(|(interaction, item)| {
-            is_known(*item)
-                || speaks(interaction)
-                || self.row(*item).is_some_and(|row| row.title.is_some())
-        })
-        .collect()
+    pub fn history(&self, index: NodeIndex, is_known: impl Fn(NodeIndex) -> bool) -> Vec<Neighbor> {
+        let tells = |neighbor: &Neighbor| {
+            is_known(neighbor.node)
+                || self.reviews.has(neighbor.edge)
+                || self
+                    .row(neighbor.node)
+                    .is_some_and(|row| row.title.is_some())
+        };
+        self.sample(index).filter(tells).collect()
     }
 
     fn row(&self, index: NodeIndex) -> Option<&'a Item> {
-        let node = self.graph.node(index);
-        match node.side() {
-            Side::Item => self.items.get(node.id()).copied(),
+        match self.graph.side(index) {
+            Side::Item => self.items.get(self.graph.id(index)).copied(),
             Side::User => None,
         }
     }
 
-    fn reviews(&self, index: NodeIndex) -> Vec<&'a Interaction> {
+    /// Those of a node's sample who wrote something.
+    fn reviewed(&self, index: NodeIndex) -> impl Iterator<Item = Neighbor> {
+        self.sample(index)
+            .filter(|neighbor| self.reviews.has(neighbor.edge))
+    }
+
+    fn sample(&self, index: NodeIndex) -> impl Iterator<Item = Neighbor> + use<> {
         let InitialProfiles {
             sampler,
             interactions,
             ..
         } = self.stage;
-        let sample = sampler.sample(self.graph, index, 0, *interactions);
-        let interactions = sample
-            .iter()
-            .map(|neighbor| self.graph.interaction(neighbor.interaction));
-        interactions
-            .filter(|interaction| speaks(interaction))
-            .collect()
+        sampler
+            .sample(self.graph, index, 0, *interactions)
+            .into_iter()
     }
-}
 
-fn speaks(interaction: &Interaction) -> bool {
-    interaction
-        .review
-        .as_deref()
-        .is_some_and(|review| !review.trim().is_empty())
+    fn interaction(&self, neighbor: Neighbor) -> Result<Interaction> {
+        Ok(self.reviews.interaction(self.graph, neighbor.edge)?)
+    }
 }
 
 fn says_nothing(row: &Item) -> bool {
     row.title.is_none() && row.description.is_none() && row.attributes.is_empty()
 }
 
-fn bare_item(node: &Node) -> Item {
+fn bare_item(id: &str) -> Item {
     Item {
-        item: node.id().into(),
+        item: id.into(),
         title: None,
         description: None,
         profile: None,

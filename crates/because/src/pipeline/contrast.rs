@@ -26,6 +26,14 @@ impl Pipeline {
     /// # Errors
     /// When there are no profiles, no such pairs, or the model can no longer be asked.
     pub async fn contrast(&self, pairs: Pairs) -> Result<StageReport> {
+        if pairs.split == Split::Hidden {
+            return Err(Error::Empty {
+                stage: "contrast",
+                reason:
+                    "hidden interactions are there not to be known; choose train, valid or test"
+                        .into(),
+            });
+        }
         self.contrast_stage(
             &format!("contrast {}", pairs.split),
             &[pairs],
@@ -104,7 +112,7 @@ impl Pipeline {
             let graph = BipartiteGraph::from_project(project)?;
             let mut pairs = Vec::new();
             for wanted in wanted {
-                let known = |node: NodeIndex| profiles.summary(graph.node(node)).is_some();
+                let known = |node: NodeIndex| profiles.summary(&graph.node(node)).is_some();
                 pairs.extend(chosen_pairs(&graph, known, *wanted, self.settings.seed));
             }
             if pairs.is_empty() {
@@ -260,27 +268,22 @@ pub(super) fn chosen_pairs(
     wanted: Pairs,
     seed: u64,
 ) -> Vec<(UserId, ItemId)> {
-    let mut pairs = Vec::new();
-    for user in graph.nodes(Side::User) {
-        let user_node = graph.node(user);
-        if !is_known(user) {
-            continue;
-        }
-        for neighbor in graph.neighbors(user, wanted.split) {
-            let item_node = graph.node(neighbor.node);
-            if is_known(neighbor.node) {
-                let drawn =
-                    because_graph::edge_rank(seed, 0, Side::User, user_node.id(), item_node.id());
-                pairs.push((drawn, user_node.id(), item_node.id()));
-            }
-        }
-    }
+    let users = graph.nodes(Side::User).filter(|&user| is_known(user));
+    let mut pairs: Vec<(u64, NodeIndex, NodeIndex)> = users
+        .flat_map(|user| {
+            let items = graph.neighbors(user, wanted.split).iter();
+            items
+                .filter(|&&item| is_known(item))
+                .map(move |&item| (graph.edge_rank(seed, 0, user, item), user, item))
+        })
+        .collect();
     pairs.sort_unstable();
     pairs.truncate(wanted.limit.unwrap_or(usize::MAX));
+    // Indices are in id order.
     pairs.sort_unstable_by_key(|&(_, user, item)| (user, item));
     pairs
         .into_iter()
-        .map(|(_, user, item)| (user.into(), item.into()))
+        .map(|(_, user, item)| (graph.id(user).into(), graph.id(item).into()))
         .collect()
 }
 

@@ -5,7 +5,7 @@ mod survey;
 mod texts;
 
 use because_core::Profiles;
-use because_graph::{BipartiteGraph, ItemCosine};
+use because_graph::{BipartiteGraph, ItemCosine, Reviews};
 use because_llm::{ChatModel, ModelId, ModelSpec, Price, Store};
 use serde::Serialize;
 
@@ -109,16 +109,21 @@ impl Pipeline {
     /// When the project, a price or a tokenizer cannot be read, or there are no pairs to explain.
     pub fn plan(&self, options: &PlanOptions) -> Result<Plan> {
         let graph = BipartiteGraph::from_project(&self.project)?;
+        let reviews = match options.profiles {
+            true => Reviews::from_project(&self.project, &graph)?,
+            false => Reviews::none(),
+        };
+        let data = (&graph, &reviews);
         let path = self.project.llm_path();
         let store = path.exists().then(|| Store::open(path)).transpose()?;
         let totals = store.as_ref().map(Store::totals).transpose()?;
         let asked_before = totals.filter(|totals| !totals.models.is_empty());
 
-        let plan = self.survey(&graph, options, store.as_ref())?;
+        let plan = self.survey(data, options, store.as_ref())?;
         let Some(totals) = asked_before else {
             return Ok(plan);
         };
-        let forecast = self.survey(&graph, options, None)?;
+        let forecast = self.survey(data, options, None)?;
         let mut plan = plan;
         let prices = self.prices()?;
         let mut taken = Taken {
@@ -152,7 +157,7 @@ impl Pipeline {
     /// Looks at every call, or a sample of each kind, with the answers of this store.
     fn survey(
         &self,
-        graph: &BipartiteGraph,
+        (graph, reviews): (&BipartiteGraph, &Reviews),
         options: &PlanOptions,
         store: Option<&Store>,
     ) -> Result<Plan> {
@@ -172,10 +177,17 @@ impl Pipeline {
         }
         let explains = speakers.len() - 1;
 
-        let sampler = settings.sampling.sampler(self.settings.seed);
-        let initial = self.initial(&opened, &sampler);
-        let messages = self.messages(&opened, &sampler);
-        let calls = initial.calls(graph, &users, &items);
+        let written = match options.profiles {
+            true => self.written_layer(0, &writer_id, store)?,
+            false => None,
+        };
+        let of_data = self.sampler_by_data(graph, &users, &items);
+        let of_messages = written
+            .as_ref()
+            .map(|written| self.sampler_by_profiles(graph, written));
+        let initial = self.initial(&opened, &of_data);
+        let messages = self.messages(&opened, of_messages.as_ref().unwrap_or(&of_data));
+        let calls = initial.calls(graph, reviews, &users, &items);
         let stand_ins = [settings.words, settings.shared_words].map(survey::stand_in);
         let mut survey = Survey::new(
             (graph, &calls, &messages),
@@ -187,7 +199,7 @@ impl Pipeline {
         let words = (settings.words, settings.shared_words);
         let mut profiles_done = true;
         if options.profiles {
-            let mut file = self.written_layer(0, &writer_id, store)?;
+            let mut file = written;
             profiles_done = file.is_some();
             survey.initial(file.take(), words)?;
             for layer in 1..=settings.layers {

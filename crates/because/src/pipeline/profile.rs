@@ -1,5 +1,8 @@
-use because_core::jsonl;
-use because_graph::{BipartiteGraph, NeighborSampler};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use because_core::{Item, Node, Profiles, User, jsonl};
+use because_graph::{BipartiteGraph, NeighborSampler, Reviews, Sampling};
 use because_llm::{ChatModel, ModelId};
 use because_propagate::{InitialProfiles, MessagePassing, WordLimits, Written};
 use serde_json::json;
@@ -17,19 +20,20 @@ impl Pipeline {
         let settings = &self.settings.profile;
         let graph = BipartiteGraph::from_project(project)?;
         let model = self.model(&self.settings.llm.model)?;
-        let sampler = settings.sampling.sampler(self.settings.seed);
 
         let interactions = project.interactions_path();
         let [users, items] = ["users.jsonl", "items.jsonl"].map(|name| project.path(name));
         let depends = self.initial_depends(&model.id());
-        let initial = self
-            .initial(&model, &sampler)
-            .concurrency(self.settings.llm.in_flight())
-            .stop(self.stop.clone())
-            .on_progress(|progress| self.progress(progress));
         let written = async |_| {
-            let written = initial
-                .run(&graph, &project.users()?, &project.items()?)
+            let reviews = Reviews::from_project(project, &graph)?;
+            let (users, items) = (project.users()?, project.items()?);
+            let sampler = self.sampler_by_data(&graph, &users, &items);
+            let written = self
+                .initial(&model, &sampler)
+                .concurrency(self.settings.llm.in_flight())
+                .stop(self.stop.clone())
+                .on_progress(|progress| self.progress(progress))
+                .run(&graph, &reviews, &users, &items)
                 .await?;
             self.save_layer(&written)
         };
@@ -43,17 +47,18 @@ impl Pipeline {
             .await?,
         ];
 
-        let layers = self
-            .messages(&model, &sampler)
-            .concurrency(self.settings.llm.in_flight())
-            .stop(self.stop.clone())
-            .on_progress(|progress| self.progress(progress));
         let depends = self.message_depends(&model.id());
         for layer in 1..=settings.layers {
             let [initial, below] = [0, layer - 1].map(|layer| project.profiles_path(layer));
             let written = async |_| {
-                let written = layers
-                    .layer(&graph, &project.profiles(0)?, &project.profiles(layer - 1)?)
+                let initial = project.profiles(0)?;
+                let sampler = self.sampler_by_profiles(&graph, &initial);
+                let written = self
+                    .messages(&model, &sampler)
+                    .concurrency(self.settings.llm.in_flight())
+                    .stop(self.stop.clone())
+                    .on_progress(|progress| self.progress(progress))
+                    .layer(&graph, &initial, &project.profiles(layer - 1)?)
                     .await?;
                 self.save_layer(&written)
             };
@@ -89,6 +94,46 @@ impl Pipeline {
             .neighbors(self.settings.profile.neighbors)
             .sampler(sampler)
             .words(self.words())
+    }
+
+    /// The sampler of layer 0, when nothing is known but the data: relevance goes by what items say of themselves and by
+    /// the profiles that users bring.
+    pub(super) fn sampler_by_data(
+        &self,
+        graph: &BipartiteGraph,
+        users: &[User],
+        items: &[Item],
+    ) -> Box<dyn NeighborSampler> {
+        let sampling = self.settings.profile.sampling;
+        let mut texts: HashMap<Node, Cow<'_, str>> = HashMap::new();
+        if sampling == Sampling::Relevance {
+            let of_users = users.iter().filter_map(|row| {
+                let profile = row.profile.as_deref()?;
+                Some((Node::User(row.user.clone()), profile.into()))
+            });
+            let of_items = items.iter().map(|row| {
+                let attributes = row.attributes.values().map(ToString::to_string);
+                let said = [&row.title, &row.description, &row.profile].into_iter();
+                let said: Vec<String> = said.flatten().cloned().chain(attributes).collect();
+                (Node::Item(row.item.clone()), said.join(" ").into())
+            });
+            texts = of_users.chain(of_items).collect();
+        }
+        sampling.sampler(self.settings.seed, graph, |index| {
+            texts.remove(&graph.node(index))
+        })
+    }
+
+    /// The sampler of the layers after it: relevance goes by the initial profiles, which no layer changes.
+    pub(super) fn sampler_by_profiles(
+        &self,
+        graph: &BipartiteGraph,
+        initial: &Profiles,
+    ) -> Box<dyn NeighborSampler> {
+        let sampling = self.settings.profile.sampling;
+        sampling.sampler(self.settings.seed, graph, |index| {
+            initial.summary(&graph.node(index)).map(Cow::Borrowed)
+        })
     }
 
     fn words(&self) -> WordLimits {

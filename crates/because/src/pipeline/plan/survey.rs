@@ -314,8 +314,7 @@ impl<'a> Survey<'a> {
         if drawn.len() > self.sample {
             let graph = self.texts.graph;
             let lot = |index: &NodeIndex| {
-                let node = graph.node(*index);
-                edge_rank(self.seed, PAIRS, node.side(), node.id(), "")
+                edge_rank(self.seed, PAIRS, graph.side(*index), graph.id(*index), "")
             };
             drawn.select_nth_unstable_by_key(self.sample, lot);
             drawn.truncate(self.sample);

@@ -122,7 +122,7 @@ impl<'a> Texts<'a> {
     /// A known node's profile at a layer; `None` where it is not written yet.
     pub(super) fn text(&mut self, layer: usize, index: NodeIndex) -> Result<Option<Arc<str>>> {
         if let Some(file) = &self.layers[layer].file {
-            return Ok(file.summary(self.graph.node(index)).map(Arc::from));
+            return Ok(file.summary(&self.graph.node(index)).map(Arc::from));
         }
         if !self.layers[layer].asked[index.index()] {
             return match layer {
@@ -152,9 +152,9 @@ impl<'a> Texts<'a> {
     }
 
     pub(super) fn initial_question(&mut self, index: NodeIndex) -> Result<Question> {
-        if self.graph.node(index).side() == Side::Item {
+        if self.graph.side(index) == Side::Item {
             return Ok(Question {
-                request: self.initial.item_request(index),
+                request: self.initial.item_request(index)?,
                 profiles: 0,
                 shared: 0,
             });
@@ -162,7 +162,7 @@ impl<'a> Texts<'a> {
         let mut profiles = 0;
         let mut texts: HashMap<NodeIndex, Arc<str>> = HashMap::new();
         let history = self.initial.history(index, |item| self.is_known(0, item));
-        for (_, item) in history {
+        for item in history.into_iter().map(|neighbor| neighbor.node) {
             if self.is_known(0, item) {
                 let text = self.text(0, item)?;
                 profiles += usize::from(text.is_none());
@@ -171,7 +171,7 @@ impl<'a> Texts<'a> {
         }
         let profile = |item: NodeIndex| texts.get(&item).map(|text| &**text);
         Ok(Question {
-            request: self.initial.user_request(index, profile),
+            request: self.initial.user_request(index, profile)?,
             profiles,
             shared: 0,
         })
@@ -190,7 +190,7 @@ impl<'a> Texts<'a> {
             .collect::<Result<Vec<_>>>()?;
         let current = self.stood_for(layer - 1, index, &mut profiles)?;
         let neighbors: Vec<&str> = neighbors.iter().filter_map(Option::as_deref).collect();
-        let side = self.graph.node(index).side();
+        let side = self.graph.side(index);
         Ok(Question {
             request: self
                 .messages
@@ -220,7 +220,7 @@ impl<'a> Texts<'a> {
         let mut profiles = 0;
         let initial = self.stood_for(0, index, &mut profiles)?;
         let current = self.stood_for(layer - 1, index, &mut profiles)?;
-        let side = self.graph.node(index).side();
+        let side = self.graph.side(index);
         let request = self.messages.update(
             side,
             initial.as_deref(),
@@ -267,7 +267,7 @@ impl<'a> Texts<'a> {
     }
 
     fn given(&self, index: NodeIndex) -> Option<Arc<str>> {
-        let start = match self.graph.node(index).side() {
+        let start = match self.graph.side(index) {
             Side::Item => self.initial.item(index),
             Side::User => self.initial.user(index, |item| self.is_known(0, item)),
         };
@@ -297,7 +297,7 @@ impl Layer {
     fn written(mut self, graph: &BipartiteGraph, file: Option<Profiles>) -> Self {
         if let Some(file) = &file {
             for index in both(graph) {
-                self.known[index.index()] = file.summary(graph.node(index)).is_some();
+                self.known[index.index()] = file.summary(&graph.node(index)).is_some();
             }
         }
         self.file = file;
