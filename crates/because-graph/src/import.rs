@@ -50,10 +50,10 @@ use crate::{Error, Ratio, Result, SplitStrategy};
 /// Reads people's files and writes a project directory: interactions with their splits, users, items, references, and
 /// every row that was not taken.
 ///
-/// What a file holds is told by its columns: a user and an item are an interaction (with an explanation: a reference), a
-/// user alone is a user, an item alone an item. Columns go by the names in use (`userId`, `reviewerID`, `parent_asin`,
-/// `stars`, `reviewText`, `unixReviewTime`, ...); what has no place of its own becomes an attribute of the user or item. Of
-/// two interactions of one pair the later is kept, or the first where a time is missing.
+/// What a file holds is told by its name where the [`Format`] knows it, and by its columns else: a user and an item are an
+/// interaction (with an explanation: a reference), a user alone is a user, an item alone an item. What has no place of its own
+/// becomes an attribute of the user or item. Of two interactions of one pair the later is kept, or the first where a time is
+/// missing.
 ///
 /// ```no_run
 /// use because_core::Project;
@@ -81,8 +81,7 @@ pub struct Import {
 const BLOCK_BYTES: usize = 1 << 20;
 
 impl Import {
-    /// Of these files. In a folder the files named `users`, `items`, `interactions`, `references` and `explanations*` are
-    /// read.
+    /// Of these files, and of those in these folders that the [`Format`] looks for.
     #[must_use]
     pub fn new(format: Format, paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         Self {

@@ -194,7 +194,7 @@ struct Phrases {
     mask: u64,
     entries: Vec<(u64, u32)>,
     known: Vec<bool>,
-    filter: Filter,
+    index: Index,
 }
 
 impl Phrases {
@@ -214,14 +214,14 @@ impl Phrases {
         self.entries.dedup();
         self.entries = rare(&self.entries, |_| {});
         self.known = vec![false; self.entries.len()];
-        self.filter = Filter::of(&self.entries);
+        self.index = Index::of(&self.entries);
     }
 
     fn range(&self, phrase: u64) -> std::ops::Range<usize> {
-        if phrase & self.mask != 0 || !self.filter.may_have(phrase) {
+        if phrase & self.mask != 0 {
             return 0..0;
         }
-        range(&self.entries, phrase)
+        self.index.range(&self.entries, phrase)
     }
 
     fn know(&mut self, phrase: u64) {
@@ -260,7 +260,7 @@ struct Reviews {
     mask: u64,
     sketches: Vec<Sketch>,
     entries: Vec<(u64, u32)>,
-    filter: Filter,
+    index: Index,
     hits: Vec<(u32, u64)>,
 }
 
@@ -310,17 +310,15 @@ impl Reviews {
         self.entries.sort_unstable();
         let sketches = &mut self.sketches;
         self.entries = rare(&self.entries, |at| sketches[at as usize].size -= 1);
-        self.filter = Filter::of(&self.entries);
+        self.index = Index::of(&self.entries);
     }
 
     fn compare(&mut self, row: u32, words: &Words, edges: &Edges) {
         self.hits.clear();
         for phrase in words.phrases(PHRASE) {
-            if self.filter.may_have(phrase) {
-                let found = &self.entries[range(&self.entries, phrase)];
-                self.hits
-                    .extend(found.iter().map(|&(phrase, at)| (at, phrase)));
-            }
+            let found = &self.entries[self.index.range(&self.entries, phrase)];
+            self.hits
+                .extend(found.iter().map(|&(phrase, at)| (at, phrase)));
         }
         self.hits.sort_unstable();
         self.hits.dedup();
@@ -379,37 +377,59 @@ fn rare(entries: &[(u64, u32)], mut dropped: impl FnMut(u32)) -> Vec<(u64, u32)>
     rare
 }
 
-fn range(entries: &[(u64, u32)], phrase: u64) -> std::ops::Range<usize> {
-    let from = entries.partition_point(|&(known, _)| known < phrase);
-    let count = entries[from..].partition_point(|&(known, _)| known == phrase);
-    from..from + count
-}
-
-/// Says no at once for most phrases that are not there; a search among millions would cost more than all the rest.
+/// Where each phrase begins among sorted entries. Most phrases asked for are not there, which a few bits tell at once; the
+/// others are found through the first bits of their numbers, since a search among millions would cost more than all the rest.
 #[derive(Default)]
-struct Filter {
-    bits: Vec<u64>,
+struct Index {
+    /// Where the entries begin whose numbers begin with these bits.
+    starts: Vec<u32>,
+    shift: u32,
+    filter: Vec<u64>,
 }
 
-impl Filter {
+impl Index {
     fn of(entries: &[(u64, u32)]) -> Self {
-        let words = (entries.len() / 4).next_power_of_two();
-        let mut bits = vec![0; words];
+        let bits = (entries.len() / 4).max(2).next_power_of_two().ilog2();
+        let shift = 64 - bits;
+        let mut starts = vec![0_u32; (1 << bits) + 1];
+        let mut filter = vec![0; 1 << bits];
         for &(phrase, _) in entries {
-            let (word, bit) = place(words, phrase);
-            bits[word] |= bit;
+            starts[(phrase >> shift) as usize + 1] += 1;
+            let (word, bit) = place(shift, phrase);
+            filter[word] |= bit;
         }
-        Self { bits }
+        for at in 1..starts.len() {
+            starts[at] += starts[at - 1];
+        }
+        Self {
+            starts,
+            shift,
+            filter,
+        }
     }
 
-    fn may_have(&self, phrase: u64) -> bool {
-        let (word, bit) = place(self.bits.len(), phrase);
-        self.bits.get(word).is_some_and(|bits| bits & bit != 0)
+    fn range(&self, entries: &[(u64, u32)], phrase: u64) -> std::ops::Range<usize> {
+        if entries.is_empty() {
+            return 0..0;
+        }
+        let (word, bit) = place(self.shift, phrase);
+        if self.filter[word] & bit == 0 {
+            return 0..0;
+        }
+        let bucket = (phrase >> self.shift) as usize;
+        let [from, to] = [bucket, bucket + 1].map(|at| self.starts[at] as usize);
+        let below = entries[from..to]
+            .iter()
+            .take_while(|entry| entry.0 < phrase);
+        let from = from + below.count();
+        let same = entries[from..to]
+            .iter()
+            .take_while(|entry| entry.0 == phrase);
+        from..from + same.count()
     }
 }
 
-/// Some sixteen bits for each phrase, found by bits that sampling does not look at.
-fn place(words: usize, phrase: u64) -> (usize, u64) {
-    let word = (phrase >> 32) as usize & words.wrapping_sub(1);
-    (word, 1 << (phrase >> 26 & 63))
+/// Some sixteen bits for each phrase.
+fn place(shift: u32, phrase: u64) -> (usize, u64) {
+    ((phrase >> shift) as usize, 1 << (phrase >> 8 & 63))
 }

@@ -229,14 +229,16 @@ impl<'a> Reader<'a> {
         };
         self.at += prefix;
         let opened_at = self.at;
-        let quote = self.rest().chars().next().unwrap_or('"');
-        let triple = self.rest().len() >= 3 && self.rest().chars().take(3).all(|c| c == quote);
+        let opening = self.text.as_bytes()[self.at];
+        let quote = char::from(opening);
+        let triple = self.text.as_bytes()[self.at..].starts_with(&[opening; 3]);
         let close = &self.rest()[..if triple { 3 } else { 1 }];
         self.at += close.len();
         let mut buffer = Buffer::default();
         loop {
             let rest = self.rest();
-            let Some(plain) = rest.find([quote, '\\']) else {
+            let ends = |&byte: &u8| byte == opening || byte == b'\\';
+            let Some(plain) = rest.as_bytes().iter().position(ends) else {
                 self.at = opened_at;
                 return Err(self.error("a text that does not end"));
             };

@@ -226,6 +226,21 @@ mod reader {
         }
 
         #[test]
+        fn a_folder_of_parquet_is_imported() {
+            let folder = tempfile::tempdir().unwrap();
+            write(&folder.path().join("part-0.parquet"));
+            std::fs::write(folder.path().join("README.md"), "not read").unwrap();
+            let out = because_core::Project::new(folder.path().join("out"));
+            let import = crate::Import::new(crate::Format::Parquet, [folder.path()]);
+            let summary = import.run(&out).unwrap();
+            assert_eq!((summary.read, summary.interactions), (2, 2));
+            assert_eq!(
+                out.interactions().unwrap()[0].timestamp,
+                Some(1_531_001_351)
+            );
+        }
+
+        #[test]
         fn what_is_broken_is_refused_not_fallen_over() {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("a.parquet");

@@ -65,20 +65,25 @@ pub(in super::super) const CSV: &[Rule] = &[
     },
 ];
 
-pub(in super::super) const PARQUET: &[Rule] = &[Rule {
-    files: &[
-        "users*.parquet",
-        "items*.parquet",
-        "interactions*.parquet",
-        "references*.parquet",
-        "explanations*.parquet",
-        "*.parquet",
-        "*",
-    ],
-    in_folders: true,
-    syntax: Syntax::Parquet,
-    ..Rule::DEFAULT
-}];
+pub(in super::super) const PARQUET: &[Rule] = &[
+    Rule {
+        files: &[
+            "users*.parquet",
+            "items*.parquet",
+            "interactions*.parquet",
+            "references*.parquet",
+            "explanations*.parquet",
+            "*.parquet",
+        ],
+        in_folders: true,
+        syntax: Syntax::Parquet,
+        ..Rule::DEFAULT
+    },
+    Rule {
+        syntax: Syntax::Parquet,
+        ..Rule::DEFAULT
+    },
+];
 
 const RECBOLE_NAMES: Names = &[
     (Field::User, &["userid", "user", "uid", "sessionid"]),
