@@ -6,6 +6,8 @@ use super::rule::Framing;
 
 /// No row may take more memory than this, whatever a file does.
 pub(super) const MAX_ROW_BYTES: usize = 8 << 20;
+/// No block has more rows than this: what is noted of a row may take more room than the row.
+const MAX_ROWS: usize = 1 << 14;
 /// How much of an overlong row is kept to show.
 const EXCERPT_BYTES: usize = 200;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -22,6 +24,8 @@ pub(super) struct Blocks {
     line: u64,
     /// Inside a row that was too long to be kept.
     skipping: bool,
+    /// Whether the last cut gave rows, so that what was left may give more.
+    has_rows: bool,
     ended: bool,
 }
 
@@ -81,6 +85,7 @@ impl Blocks {
             rest: Vec::new(),
             line: 1,
             skipping: false,
+            has_rows: false,
             ended: false,
         }
     }
@@ -94,8 +99,11 @@ impl Blocks {
         }
         block.bytes.append(&mut self.rest);
         loop {
-            let begun = block.bytes.len();
-            self.read_more(&mut block.bytes, self.block_bytes.max(begun))?;
+            // What was read to see where a row ends may be blocks enough.
+            if block.bytes.len() < self.block_bytes || !self.has_rows {
+                let begun = block.bytes.len();
+                self.read_more(&mut block.bytes, self.block_bytes.max(begun))?;
+            }
             if self.skipping && !self.skip(&mut block.bytes) {
                 if self.ended {
                     return Ok(false);
@@ -103,15 +111,16 @@ impl Blocks {
                 continue;
             }
             let rest = self.cut_rows(block);
-            if self.ended {
-                return Ok(!block.rows.is_empty());
-            }
-            if !block.rows.is_empty() {
+            self.has_rows = !block.rows.is_empty();
+            if self.has_rows {
                 self.rest.extend_from_slice(&block.bytes[rest..]);
                 block.bytes.truncate(rest);
                 return Ok(true);
             }
             block.bytes.drain(..rest);
+            if self.ended && block.bytes.is_empty() {
+                return Ok(false);
+            }
         }
     }
 
@@ -146,10 +155,14 @@ impl Blocks {
         }
     }
 
-    /// Cuts every row that ends among the bytes, and says where the first begins that does not.
+    /// Cuts the rows that end among the bytes, as many as make a block, and says where what is left begins.
     fn cut_rows(&mut self, block: &mut Block) -> usize {
         let mut start = 0;
         while start < block.bytes.len() {
+            let is_full = start >= self.block_bytes || block.rows.len() >= MAX_ROWS;
+            if is_full && !block.rows.is_empty() {
+                return start;
+            }
             let bytes = &block.bytes[start..];
             let Some(end) = end_of_row(bytes, self.framing, self.line == 1, self.ended) else {
                 return start;

@@ -262,6 +262,7 @@ impl Gathered {
 }
 
 /// Which row a duplicate gave way to.
+#[derive(Debug, Clone, Copy)]
 enum Of {
     /// The first of its id or pair, which stays.
     First(Origin),

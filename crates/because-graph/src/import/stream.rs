@@ -242,6 +242,8 @@ pub(super) fn run(
     }
     let jobs = Mutex::new(jobs);
     thread::scope(|scope| {
+        // Dropped where this closure ends, which tells the threads that nobody listens any more.
+        let (blank, dones) = (blank, dones);
         for _ in 0..threads {
             let (jobs, done) = (&jobs, done.clone());
             scope.spawn(move || work(jobs, &done));
@@ -255,7 +257,7 @@ pub(super) fn run(
             next: 0,
         };
         scope.spawn(move || reader.run(paths));
-        in_order(dones, blank, flow.block_bytes, take)
+        in_order(&dones, &blank, flow.block_bytes, take)
     })
 }
 
@@ -367,14 +369,14 @@ impl Drop for Alarm {
 }
 
 fn in_order(
-    dones: Receiver<Done>,
-    blank: Sender<Batch>,
+    dones: &Receiver<Done>,
+    blank: &Sender<Batch>,
     block_bytes: usize,
     mut take: impl FnMut(&Step) -> Result<()>,
 ) -> Result<()> {
     let mut early = BTreeMap::new();
     let mut next = 0;
-    for done in &dones {
+    for done in dones {
         let Done::Step(place, step) = done else {
             // The panic goes on once all threads have ended.
             break;
