@@ -150,7 +150,8 @@ fn line(key: &RequestKey, seq: u64, begun_unix: i64, model: &ModelId) -> [u8; SL
 }
 
 fn cut(name: &str) -> &str {
-    &name[..name.floor_char_boundary(NAMED)]
+    let ends = name.char_indices().map(|(at, c)| at + c.len_utf8());
+    &name[..ends.take_while(|end| *end <= NAMED).last().unwrap_or(0)]
 }
 
 #[cfg(unix)]
