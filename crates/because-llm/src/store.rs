@@ -54,7 +54,7 @@ const MEMORY: usize = 32 << 20;
 /// | table | holds | a row is there |
 /// |---|---|---|
 /// | `responses` | the answers that passed validation, by [request key](crate::ChatRequest::key) | before the answer is used |
-/// | `attempts` | every call that went out: when, to whom, tokens, latency, cost, what became of it | as `sent` before the call goes out, settled when it ends, `interrupted` if the program died first |
+/// | `attempts` | every call that went out: when, to whom, tokens, latency, cost, what became of it | when it ends; until then it stands in a file beside this one, and becomes a row `interrupted` if the program died first |
 /// | `runs` | every opening that wrote: since when, and how many answers it gave out from here | with its first row |
 /// | `meta` | `schema_version` | always; an older file is brought up to date when it is opened, a newer one refused |
 ///
@@ -96,7 +96,7 @@ struct Shared {
     writer: Writer,
     /// Answers given out from memory or the file.
     from_store: Arc<AtomicU64>,
-    // Dropped last: it says that somebody alive may own rows that are still `sent`.
+    // Dropped last: it says that somebody alive may have calls under way.
     _lock: Option<Lock>,
     claims: Claims,
 }

@@ -42,7 +42,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Option<Lock>)> {
     if alone {
         interrupt_what_is_left(path, &mut connection)?;
         length = known::announce(&lock).ok();
-        // A system without file locks says so here; then nobody is ever alone and rows stay `sent`, which is true too.
+        // A system without file locks says so here; then nobody is ever alone and calls stay under way, which is true too.
         let _ = lock.unlock();
     }
     let locked = lock.lock_shared().is_ok();
