@@ -60,8 +60,8 @@ pub use import::{
 pub use petgraph::graph::{EdgeIndex, NodeIndex};
 pub use plan::{Amount, ColdNode, ColdStart, Counts, Filter, Moment, Plan, Step};
 pub use sample::{
-    DegreeDampedSampler, MostRecentSampler, NeighborSampler, RelevanceSampler, Sampling,
-    TopRatedSampler, UniformSampler, edge_rank,
+    DegreeDampedSampler, EDGE_RANK_VERSION, MostRecentSampler, NeighborSampler, RelevanceSampler,
+    Sampling, TopRatedSampler, UniformSampler, edge_rank,
 };
 pub use scorer::{ItemCosine, ItemScorer, Scored};
 pub use split::{Ratio, SplitSource, SplitStrategy};

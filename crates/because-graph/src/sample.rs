@@ -66,6 +66,28 @@ macro_rules! forward_sampler {
 
 forward_sampler!(&T, Box<T>, Arc<T>);
 
+/// Makes a sampler of a type with a `seed`: it shows the neighbours first whose keys are the smallest, equals by lot. The key
+/// is made from the sampler, the graph and the node by what [`smallest`] is given as `first`.
+macro_rules! smallest_first {
+    ($sampler:ty, |$own:pat_param, $graph:pat_param, $node:pat_param| $first:expr) => {
+        impl $crate::NeighborSampler for $sampler {
+            fn sample_into(
+                &self,
+                graph: &$crate::BipartiteGraph,
+                node: petgraph::graph::NodeIndex,
+                layer: usize,
+                count: usize,
+                sample: &mut Vec<$crate::Neighbor>,
+            ) {
+                let ($own, $graph, $node) = (self, graph, node);
+                let lots = $crate::sample::EdgeLots::of_node(graph, self.seed, layer, node);
+                $crate::sample::smallest(graph, node, lots, count, sample, $first);
+            }
+        }
+    };
+}
+use smallest_first;
+
 /// Every neighbour has the same chance, drawn anew in each layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UniformSampler {
@@ -94,20 +116,9 @@ pub struct MostRecentSampler {
     pub seed: u64,
 }
 
-impl NeighborSampler for MostRecentSampler {
-    fn sample_into(
-        &self,
-        graph: &BipartiteGraph,
-        node: NodeIndex,
-        layer: usize,
-        count: usize,
-        sample: &mut Vec<Neighbor>,
-    ) {
-        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
-        let latest = |_, edge: &dyn Fn() -> EdgeIndex, _| Reverse(graph.timestamp(edge()));
-        smallest(graph, node, lots, count, sample, latest);
-    }
-}
+smallest_first!(MostRecentSampler, |_, graph, _| |_, edge, _| {
+    Reverse(graph.timestamp(edge()))
+});
 
 /// The best rated interactions first; those without a rating last; equals by lot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,21 +127,9 @@ pub struct TopRatedSampler {
     pub seed: u64,
 }
 
-impl NeighborSampler for TopRatedSampler {
-    fn sample_into(
-        &self,
-        graph: &BipartiteGraph,
-        node: NodeIndex,
-        layer: usize,
-        count: usize,
-        sample: &mut Vec<Neighbor>,
-    ) {
-        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
-        let best =
-            |_, edge: &dyn Fn() -> EdgeIndex, _| Reverse(graph.rating(edge()).and_then(ascending));
-        smallest(graph, node, lots, count, sample, best);
-    }
-}
+smallest_first!(TopRatedSampler, |_, graph, _| |_, edge, _| {
+    Reverse(graph.rating(edge()).and_then(ascending))
+});
 
 /// The samplers of this crate by name, for settings and command lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,6 +209,10 @@ impl FromStr for Sampling {
             })
     }
 }
+
+/// Counts the definitions that [`edge_rank`] and the samplers have had. Whoever keeps what was made from a sample notes it, so
+/// that it is made anew once samples are drawn another way.
+pub const EDGE_RANK_VERSION: u32 = 2;
 
 /// The lot of one edge in one layer, seen from `node` (which is on `side`). It is a pure function of these: 64 bits of each
 /// id (BLAKE3) and the rest, mixed by multiplications, so every engine in every version draws the same.
@@ -408,10 +411,10 @@ mod tests {
 
     #[test]
     fn the_rank_of_an_edge_never_changes() {
-        // Worked out once with this code: a change here changes every profile ever made.
+        // Worked out once with this code: a change here changes every profile ever made, and is a new version.
         assert_eq!(
-            edge_rank(42, 1, Side::User, "u1", "i1"),
-            8_152_908_412_659_158_619
+            (EDGE_RANK_VERSION, edge_rank(42, 1, Side::User, "u1", "i1")),
+            (2, 8_152_908_412_659_158_619)
         );
     }
 

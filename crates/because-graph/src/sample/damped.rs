@@ -1,8 +1,6 @@
 use because_core::Split;
-use petgraph::graph::NodeIndex;
 
-use super::{EdgeLots, NeighborSampler, ascending, smallest};
-use crate::{BipartiteGraph, Neighbor};
+use super::{ascending, smallest_first};
 
 /// The better connected a neighbour, the smaller its chance: drawn without replacement with the weight
 /// `train degree ^ -alpha`, so that what everybody chose does not fill every sample.
@@ -32,24 +30,12 @@ impl DegreeDampedSampler {
     }
 }
 
-impl NeighborSampler for DegreeDampedSampler {
-    fn sample_into(
-        &self,
-        graph: &BipartiteGraph,
-        node: NodeIndex,
-        layer: usize,
-        count: usize,
-        sample: &mut Vec<Neighbor>,
-    ) {
-        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
-        smallest(graph, node, lots, count, sample, |neighbor, _, lot| {
-            let degree = graph.degree(neighbor, Split::Train) as f64;
-            // Strictly between zero and one, so both logarithms exist.
-            let u = ((lot >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-            ascending(ln(-ln(u)) + self.alpha * ln(degree))
-        });
-    }
-}
+smallest_first!(DegreeDampedSampler, |own, graph, _| |neighbor, _, lot| {
+    let degree = graph.degree(neighbor, Split::Train) as f64;
+    // Strictly between zero and one, so both logarithms exist.
+    let u = ((lot >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    ascending(ln(-ln(u)) + own.alpha * ln(degree))
+});
 
 /// The natural logarithm of a positive, normal number from additions, multiplications and divisions alone, which are the same
 /// to the last bit on every machine; the one of the standard library is not. Within 1e-15 of it, relatively, away from 1.
@@ -77,6 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{BipartiteGraph, NeighborSampler};
 
     proptest! {
         #[test]

@@ -5,9 +5,9 @@ use because_core::Side;
 use petgraph::graph::NodeIndex;
 
 use super::damped::ln;
-use super::{EdgeLots, NeighborSampler, ascending, smallest};
+use super::{ascending, smallest_first};
+use crate::BipartiteGraph;
 use crate::table::Ids;
-use crate::{BipartiteGraph, Neighbor};
 
 /// The neighbours whose text is closest to the node's own first; equals, and those without a text, by lot.
 ///
@@ -111,21 +111,9 @@ impl RelevanceSampler {
     }
 }
 
-impl NeighborSampler for RelevanceSampler {
-    fn sample_into(
-        &self,
-        graph: &BipartiteGraph,
-        node: NodeIndex,
-        layer: usize,
-        count: usize,
-        sample: &mut Vec<Neighbor>,
-    ) {
-        let lots = EdgeLots::of_node(graph, self.seed, layer, node);
-        smallest(graph, node, lots, count, sample, |neighbor, _, _| {
-            Reverse(ascending(self.cosine(node, neighbor)))
-        });
-    }
-}
+smallest_first!(RelevanceSampler, |own, _, node| |neighbor, _, _| {
+    Reverse(ascending(own.cosine(node, neighbor)))
+});
 
 fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| !c.is_alphanumeric())
@@ -138,6 +126,7 @@ mod tests {
     use because_core::Interaction;
 
     use super::*;
+    use crate::NeighborSampler;
 
     #[test]
     fn closeness_by_hand() {

@@ -4,7 +4,7 @@ use because_contrast::{Contrast, Explainer, StudentPrompt};
 use because_core::{
     Explanation, ItemId, Node, Reference, Role, SftExample, Side, Split, UserId, jsonl,
 };
-use because_graph::{BipartiteGraph, ItemCosine, NodeIndex};
+use because_graph::{BipartiteGraph, EDGE_RANK_VERSION, ItemCosine, NodeIndex};
 use because_llm::{ChatModel, ModelId};
 use serde_json::json;
 
@@ -81,7 +81,7 @@ impl Pipeline {
             .iter()
             .map(|pairs| (pairs.split, pairs.limit))
             .collect();
-        json!([model, self.contrast_settings(), limits])
+        json!([model, self.contrast_settings(), limits, EDGE_RANK_VERSION])
     }
 
     pub(super) fn contrast_settings(&self) -> Contrast {
@@ -107,7 +107,7 @@ impl Pipeline {
         let depends = self.contrast_depends(&model.id(), wanted);
         let interactions = project.interactions_path();
         let profiles_path = project.profiles_path(profiles.layer());
-        let items_path = project.path("items.jsonl");
+        let items_path = project.items_path();
         let explain = async |_| {
             let graph = BipartiteGraph::from_project(project)?;
             let mut pairs = Vec::new();
@@ -181,8 +181,8 @@ impl Pipeline {
             project.interactions_path(),
             project.profiles_path(profiles.layer()),
             project.path("explanations.jsonl"),
-            project.path("items.jsonl"),
-            project.path("references.jsonl"),
+            project.items_path(),
+            project.references_path(),
         ];
         let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
         let write = async |_| {

@@ -331,7 +331,7 @@ impl Pipeline {
         }
         let interactions = project.interactions_path();
         let [first, second] = match layer {
-            0 => ["users.jsonl", "items.jsonl"].map(|name| project.path(name)),
+            0 => [project.users_path(), project.items_path()],
             _ => [0, layer - 1].map(|layer| project.profiles_path(layer)),
         };
         let depends = match layer {
@@ -356,7 +356,7 @@ impl Pipeline {
         let inputs = [
             project.interactions_path(),
             project.profiles_path(layer),
-            project.path("items.jsonl"),
+            project.items_path(),
         ];
         let inputs: Vec<_> = inputs.iter().map(std::path::PathBuf::as_path).collect();
         let print = fingerprint(&name, &self.contrast_depends(model, wanted), &inputs)?;

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use because_core::{Item, Node, Profiles, User, jsonl};
-use because_graph::{BipartiteGraph, NeighborSampler, Reviews, Sampling};
+use because_graph::{BipartiteGraph, EDGE_RANK_VERSION, NeighborSampler, Reviews, Sampling};
 use because_llm::{ChatModel, ModelId};
 use because_propagate::{InitialProfiles, MessagePassing, WordLimits, Written};
 use serde_json::json;
@@ -22,7 +22,7 @@ impl Pipeline {
         let model = self.model(&self.settings.llm.model)?;
 
         let interactions = project.interactions_path();
-        let [users, items] = ["users.jsonl", "items.jsonl"].map(|name| project.path(name));
+        let (users, items) = (project.users_path(), project.items_path());
         let depends = self.initial_depends(&model.id());
         let written = async |_| {
             let reviews = Reviews::from_project(project, &graph)?;
@@ -151,6 +151,7 @@ impl Pipeline {
             model,
             settings.interactions,
             settings.sampling,
+            EDGE_RANK_VERSION,
             settings.words
         ])
     }
@@ -163,6 +164,7 @@ impl Pipeline {
             model,
             settings.neighbors,
             settings.sampling,
+            EDGE_RANK_VERSION,
             settings.words,
             settings.shared_words,
         ])

@@ -27,15 +27,10 @@ impl Pipeline {
             .collect();
         inputs.push(project.interactions_path());
         inputs.extend(
-            [
-                "items.jsonl",
-                "explanations.jsonl",
-                "sft.train.jsonl",
-                "predictions.jsonl",
-                "references.jsonl",
-            ]
-            .map(|name| project.path(name)),
+            ["explanations.jsonl", "sft.train.jsonl", "predictions.jsonl"]
+                .map(|name| project.path(name)),
         );
+        inputs.extend([project.items_path(), project.references_path()]);
         inputs.extend([self.losses_path(), self.valid_losses_path()]);
         let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
         let title = project
