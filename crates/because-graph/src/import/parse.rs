@@ -1,8 +1,10 @@
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::io::BufRead;
 use std::path::Path;
 
 use because_core::jsonl;
+use memchr::memchr2_iter;
 use serde_json::{Map, Value};
 
 use super::cells::Cells;
@@ -18,6 +20,13 @@ use crate::{Error, Result};
 /// How many rows of a file, and how many bytes of them, are looked at before it is decided what its rows are.
 pub(super) const SAMPLE_ROWS: usize = 100;
 pub(super) const SAMPLE_BYTES: usize = 16 << 20;
+
+/// A header with more columns than this is no header.
+const MOST_COLUMNS: usize = 1 << 14;
+/// A row whose fields are read one and all may have no more values than this: each takes as much memory as some twenty
+/// letters, and a row of numbers hardly longer than two would take many times its length.
+const MOST_VALUES: usize = 1 << 18;
+const TOO_MANY_VALUES: &str = "more values than a row may have";
 
 /// Reads the rows of one file, each from its bytes alone. What is remembered between rows (which column is which field) does
 /// not change what is read, so clones on several threads read the same.
@@ -121,7 +130,11 @@ impl Parser {
         let row = decoded(row, self.rule.encoding)
             .map_err(|at| wrong(format!("the header is not UTF-8 from byte {} on", at + 1)))?;
         let mut header: Vec<Column> = Vec::new();
+        let mut names = HashSet::new();
         for (at, cell) in self.cells(&row).enumerate() {
+            if at == MOST_COLUMNS {
+                return Err(wrong(format!("more than {MOST_COLUMNS} columns")));
+            }
             let mut column = match self.rule.syntax {
                 Syntax::Cells {
                     header: Header::Typed,
@@ -132,7 +145,7 @@ impl Parser {
             if column.name.is_empty() {
                 column.name = format!("column {}", at + 1);
             }
-            if header.iter().any(|before| before.name == column.name) {
+            if !names.insert(column.name.clone()) {
                 return Err(wrong(format!(
                     "two columns are called {:?}; rename one",
                     column.name
@@ -226,7 +239,9 @@ impl Parser {
         let (quick, whole) = (self.parse(row), self.clone().parse_whole(row));
         match (quick, whole) {
             (Ok(Record::Interaction(quick)), Ok(Record::Interaction(whole))) => quick != whole,
-            (Ok(Record::Interaction(_)), Err(fault)) => fault.kind != "unreadable JSON",
+            (Ok(Record::Interaction(_)), Err(fault)) => {
+                !["unreadable JSON", TOO_MANY_VALUES].contains(&fault.kind)
+            }
             (Ok(_), Ok(_)) => false,
             (Err(quick), Err(whole)) => quick != whole,
             _ => true,
@@ -236,11 +251,12 @@ impl Parser {
     /// The row for `rejected.jsonl`: an object where it can be read as one, its text where not. Not for rows that the framing
     /// gave up: those are shown as their text.
     pub(super) fn raw(&self, row: &[u8]) -> Value {
-        if let Ok(fields) = self.fields(row) {
-            return Value::Object(fields);
-        }
-        if let Syntax::Cells { .. } = self.rule.syntax {
-            return String::from_utf8_lossy(row).into();
+        let text = || String::from_utf8_lossy(row).into();
+        match (self.fields(row), self.rule.syntax) {
+            (Ok(fields), _) => return Value::Object(fields),
+            (Err(_), Syntax::Cells { .. }) => return text(),
+            (Err(fault), _) if fault.kind == TOO_MANY_VALUES => return text(),
+            _ => {}
         }
         // A list or a number is no row, but it is no text either.
         let row = row.trim_ascii();
@@ -271,8 +287,8 @@ impl Parser {
     fn fields(&self, row: &[u8]) -> Result<Map<String, Value>, Fault> {
         match self.rule.syntax {
             Syntax::Cells { .. } => self.cell_fields(row),
-            Syntax::Loose => loose_fields(utf8(row)?),
-            _ => json_fields(utf8(row)?),
+            Syntax::Loose => loose_fields(few_values(utf8(row)?)?),
+            _ => json_fields(few_values(utf8(row)?)?),
         }
     }
 
@@ -305,16 +321,15 @@ impl Parser {
         let text = decoded(row, self.rule.encoding);
         let is_utf8 = text.is_ok();
         let text = text.unwrap_or_else(|_| String::from_utf8_lossy(row));
-        let cells: Vec<Cow<'_, str>> = self.cells(&text).collect();
-        if cells.len() != self.header.len() {
+        let columns = self.header.len();
+        let mut rest = self.cells(&text);
+        let cells: Vec<Cow<'_, str>> = rest.by_ref().take(columns).collect();
+        let count = cells.len() + rest.count();
+        if count != columns {
             return Err(Fault {
                 field: None,
                 kind: "another number of fields than the header",
-                reason: format!(
-                    "{} fields where the header has {}",
-                    cells.len(),
-                    self.header.len()
-                ),
+                reason: format!("{count} fields where the header has {columns}"),
             });
         }
         if !is_utf8 {
@@ -384,6 +399,20 @@ fn number(text: &str) -> Value {
 fn utf8(row: &[u8]) -> Result<&str, Fault> {
     let row = row.trim_ascii();
     std::str::from_utf8(row).map_err(|error| Fault::utf8(error.valid_up_to()))
+}
+
+/// The row, where it cannot have more than [`MOST_VALUES`]: each but the first stands behind a comma or a colon.
+fn few_values(row: &str) -> Result<&str, Fault> {
+    // Two bytes a value are the least.
+    if row.len() / 2 > MOST_VALUES && memchr2_iter(b',', b':', row.as_bytes()).count() > MOST_VALUES
+    {
+        return Err(Fault {
+            field: None,
+            kind: TOO_MANY_VALUES,
+            reason: format!("{TOO_MANY_VALUES}: over {MOST_VALUES} commas and colons"),
+        });
+    }
+    Ok(row)
 }
 
 fn json_fields(row: &str) -> Result<Map<String, Value>, Fault> {
@@ -493,6 +522,41 @@ mod tests {
         let found = interaction(&mut csv, "u,,i,\"good, or not\",2018-07-07");
         assert!(matches!(found.review, Some(Cow::Borrowed("good, or not"))));
         assert_eq!((&*found.item, found.timestamp), ("i", Some(1_530_921_600)));
+    }
+
+    #[test]
+    fn a_row_of_more_values_than_it_may_have_is_refused_and_shown_as_its_text() {
+        let numbers = "1,".repeat(MOST_VALUES + 1);
+        for row in [
+            format!("{{\"user\": \"\", \"item\": \"i\", \"x\": [{numbers}1]}}"),
+            format!("[{numbers}1]"),
+        ] {
+            let mut json = parser(Format::Jsonl, "a.jsonl", "");
+            let fault = json.parse(row.as_bytes()).unwrap_err();
+            assert_eq!(fault.kind, TOO_MANY_VALUES);
+            assert_eq!(json.raw(row.as_bytes()), Value::String(row.clone()));
+        }
+        // What an interaction does not need is passed over, and a long text is one value.
+        let mut json = parser(Format::Jsonl, "a.jsonl", "");
+        let row = format!("{{\"user\": \"u\", \"item\": \"i\", \"x\": [{numbers}1]}}");
+        assert_eq!(interaction(&mut json, &row).user, "u");
+        assert!(!json.disagrees_with_itself(row.as_bytes()));
+        let mut csv = parser(Format::Csv, "a.csv", "user,item");
+        let fault = csv.parse(numbers.as_bytes()).unwrap_err();
+        let said = format!("{} fields where the header has 2", MOST_VALUES + 2);
+        assert_eq!(fault.reason, said);
+    }
+
+    #[test]
+    fn a_header_of_commas_is_refused_at_once() {
+        let path = Path::new("a.csv");
+        let header = ",".repeat(super::super::blocks::MAX_ROW_BYTES - 1);
+        let read = Parser::of(Format::Csv, path).read_header(path, 1, header.as_bytes());
+        let said = read.unwrap_err().to_string();
+        assert!(
+            said.ends_with("a.csv: line 1: more than 16384 columns"),
+            "{said}"
+        );
     }
 
     #[test]

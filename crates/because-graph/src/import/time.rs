@@ -70,12 +70,15 @@ fn amazon_date(text: &str) -> Option<[i64; 3]> {
 }
 
 fn seconds_of_day(clock: &str) -> Option<i64> {
-    let (clock, offset) = if let Some(clock) = clock.strip_suffix(['Z', 'z']) {
+    let utc = clock.strip_suffix(['Z', 'z']);
+    let (clock, offset) = if let Some(clock) = utc.or_else(|| clock.strip_suffix(" UTC")) {
         (clock, 0)
     } else if let Some(sign) = clock.rfind(['+', '-']) {
         let digits = &clock[sign + 1..];
         let [hours, minutes] = numbers(digits, ':', [2, 2]).or_else(|| {
+            // Databases write whole hours alone: +00.
             let (hours, minutes) = digits.split_at_checked(2)?;
+            let minutes = if minutes.is_empty() { "00" } else { minutes };
             Some([number(hours, 2)?, number(minutes, 2)?])
         })?;
         if hours > 23 || minutes > 59 {
@@ -162,6 +165,8 @@ mod tests {
             (json!("2018-07-07T22:09"), 1_531_001_340),
             (json!("2018-07-08T00:09:11.250+02:00"), 1_531_001_351),
             (json!("2018-07-07 17:09:11 -0500"), 1_531_001_351),
+            (json!("2018-07-07 22:09:11.5+00"), 1_531_001_351),
+            (json!("2018-07-07 22:09:11 UTC"), 1_531_001_351),
             (json!("2000-02-29"), 951_782_400),
             (json!("09 13, 2009"), 1_252_800_000),
             (json!("09 3, 2009"), 1_251_936_000),

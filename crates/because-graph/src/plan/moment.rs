@@ -39,13 +39,18 @@ impl FromStr for Moment {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        let refused = |reason| Error::Setting {
+            name: "date",
+            value: format!("{text:?}"),
+            reason,
+        };
+        // In seconds it would be an hour of 1970, and nobody would notice.
+        if matches!(text.trim().parse(), Ok(1900..=2100)) {
+            return Err(refused("is a year; write a date like 2018-01-31"));
+        }
         time::seconds(&serde_json::Value::String(text.to_owned()))
             .map(Self)
-            .ok_or_else(|| Error::Setting {
-                name: "date",
-                value: format!("{text:?}"),
-                reason: "is neither a date like 2018-01-31 nor seconds since 1970",
-            })
+            .ok_or_else(|| refused("is neither a date like 2018-01-31 nor seconds since 1970"))
     }
 }
 
@@ -124,5 +129,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Moment>("5").unwrap(), Moment(5));
         let said = "soon".parse::<Moment>().unwrap_err().to_string();
         assert!(said.starts_with("date \"soon\" is neither"), "{said}");
+        let said = "2018".parse::<Moment>().unwrap_err().to_string();
+        assert!(said.starts_with("date \"2018\" is a year"), "{said}");
     }
 }
