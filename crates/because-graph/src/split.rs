@@ -23,7 +23,8 @@ pub enum SplitStrategy {
     /// Of each user the oldest interactions train, the latest test. What is held out of a short history tests before it
     /// validates: at 8:1:1 who has fewer than three only trains, and who has three to seven tests with one.
     UserTime,
-    /// Of each user the latest interaction tests and the one before validates; who has fewer than three only trains.
+    /// Of each user the latest interaction tests and the one before validates; who has fewer than three only trains. One
+    /// without a time counts as older than any with one, and among equals lots are drawn.
     LeaveOneOut,
     /// All interactions of a user fall in one split, drawn by lot: who is tested was never seen. The proportions are of
     /// interactions, as near as whole users allow.

@@ -165,23 +165,29 @@ impl Quotes {
             let side = if *side == Side::User { "user" } else { "item" };
             format!("{layer}{side} {id}: {quoted:?} of {pair} ({split})")
         };
-        report.add_tally(
-            "profile_quotes_held_out_review",
-            Severity::Leak,
-            "a profile has eight words in a row of a held-out review that are in no train review and no description",
-            None,
-            in_profiles,
-            said,
-        );
-        report.add_tally(
-            "description_shares_words_with_held_out_review",
-            Severity::Warning,
-            "a description has eight words in a row of a held-out review that are in no train review; as a rule the review quotes \
-             the description",
-            None,
-            in_descriptions,
-            said,
-        );
+        // Without a text there was nothing to look at.
+        let any = |is: fn(Kind) -> bool| texts.iter().any(|text| is(text.of));
+        if any(|of| matches!(of, Kind::Profile(_))) {
+            report.add_tally(
+                "profile_quotes_held_out_review",
+                Severity::Leak,
+                "a profile has eight words in a row of a held-out review that are in no train review and no description",
+                None,
+                in_profiles,
+                said,
+            );
+        }
+        if any(|of| of == Kind::Description) {
+            report.add_tally(
+                "description_shares_words_with_held_out_review",
+                Severity::Warning,
+                "a description has eight words in a row of a held-out review that are in no train review; as a rule the review \
+                 quotes the description",
+                None,
+                in_descriptions,
+                said,
+            );
+        }
         self.reviews.report(report, edges);
         Ok(())
     }
@@ -199,20 +205,20 @@ struct Phrases {
 
 impl Phrases {
     fn add(&mut self, phrase: u64, text: u32) {
-        if phrase & self.mask != 0 {
-            return;
-        }
-        self.entries.push((phrase, text));
-        while self.entries.len() > PHRASES {
+        // Room is made before it is needed: one more than fits would have the list double.
+        while phrase & self.mask == 0 && self.entries.len() >= PHRASES {
             self.mask = self.mask << 1 | 1;
             self.entries.retain(|(phrase, _)| phrase & self.mask == 0);
+        }
+        if phrase & self.mask == 0 {
+            self.entries.push((phrase, text));
         }
     }
 
     fn sort(&mut self) {
         self.entries.sort_unstable();
         self.entries.dedup();
-        self.entries = rare(&self.entries, |_| {});
+        keep_rare(&mut self.entries, |_| {});
         self.known = vec![false; self.entries.len()];
         self.index = Index::of(&self.entries);
     }
@@ -258,18 +264,26 @@ struct Reviews {
     seen: usize,
     /// Only reviews are held whose lot has none of these bits.
     mask: u64,
+    noted: Vec<Noted>,
     sketches: Vec<Sketch>,
     entries: Vec<(u64, u32)>,
     index: Index,
     hits: Vec<(u32, u64)>,
 }
 
-struct Sketch {
+/// A review when it is first met.
+struct Noted {
     row: u32,
     lot: u64,
     phrases: [u64; SKETCH],
+    size: u8,
+}
+
+/// What is left of it once its phrases are among those of all.
+struct Sketch {
+    row: u32,
     /// How many phrases of it count.
-    size: usize,
+    size: u8,
     /// The first train reviews that repeat it: of the same user, of another.
     repeated: [Option<u32>; 2],
 }
@@ -285,31 +299,40 @@ impl Reviews {
         if lot & self.mask != 0 || phrases.len() < SKETCH / 2 {
             return;
         }
-        let size = phrases.len().min(SKETCH);
+        let size = phrases.len().min(SKETCH) as u8;
         phrases.resize(SKETCH, 0);
-        let mut sketch = Sketch {
+        let mut noted = Noted {
             row,
             lot,
             phrases: [0; SKETCH],
             size,
-            repeated: [None; 2],
         };
-        sketch.phrases.copy_from_slice(&phrases[..SKETCH]);
-        self.sketches.push(sketch);
-        while self.sketches.len() > REVIEWS {
+        noted.phrases.copy_from_slice(&phrases[..SKETCH]);
+        self.noted.push(noted);
+        while self.noted.len() > REVIEWS {
             self.mask = self.mask << 1 | 1;
-            self.sketches.retain(|sketch| sketch.lot & self.mask == 0);
+            self.noted.retain(|noted| noted.lot & self.mask == 0);
         }
     }
 
     fn sort(&mut self) {
-        for (at, sketch) in (0_u32..).zip(&self.sketches) {
-            let phrases = sketch.phrases[..sketch.size].iter();
+        let noted = std::mem::take(&mut self.noted);
+        let phrases: usize = noted.iter().map(|noted| usize::from(noted.size)).sum();
+        self.entries.reserve_exact(phrases);
+        self.sketches.reserve_exact(noted.len());
+        for (at, noted) in (0_u32..).zip(&noted) {
+            let phrases = noted.phrases[..usize::from(noted.size)].iter();
             self.entries.extend(phrases.map(|&phrase| (phrase, at)));
+            self.sketches.push(Sketch {
+                row: noted.row,
+                size: noted.size,
+                repeated: [None; 2],
+            });
         }
+        drop(noted);
         self.entries.sort_unstable();
         let sketches = &mut self.sketches;
-        self.entries = rare(&self.entries, |at| sketches[at as usize].size -= 1);
+        keep_rare(&mut self.entries, |at| sketches[at as usize].size -= 1);
         self.index = Index::of(&self.entries);
     }
 
@@ -324,7 +347,8 @@ impl Reviews {
         self.hits.dedup();
         for same in self.hits.chunk_by(|a, b| a.0 == b.0) {
             let sketch = &mut self.sketches[same[0].0 as usize];
-            if sketch.size < SKETCH / 2 || same.len() * 4 < sketch.size * 3 {
+            let size = usize::from(sketch.size);
+            if size < SKETCH / 2 || same.len() * 4 < size * 3 {
                 continue;
             }
             let rows = &edges.table.rows;
@@ -364,17 +388,21 @@ impl Reviews {
     }
 }
 
-/// The entries whose phrase is not what everybody writes; `dropped` gets the others.
-fn rare(entries: &[(u64, u32)], mut dropped: impl FnMut(u32)) -> Vec<(u64, u32)> {
-    let mut rare = Vec::with_capacity(entries.len());
-    for same in entries.chunk_by(|a, b| a.0 == b.0) {
-        if same.len() <= COMMON {
-            rare.extend_from_slice(same);
+/// Keeps the entries whose phrase is not what everybody writes; `dropped` gets the others.
+fn keep_rare(entries: &mut Vec<(u64, u32)>, mut dropped: impl FnMut(u32)) {
+    let (mut from, mut kept) = (0, 0);
+    while let Some(&(phrase, _)) = entries.get(from) {
+        let same = entries[from..].iter().take_while(|entry| entry.0 == phrase);
+        let to = from + same.count();
+        if to - from <= COMMON {
+            entries.copy_within(from..to, kept);
+            kept += to - from;
         } else {
-            same.iter().for_each(|&(_, at)| dropped(at));
+            entries[from..to].iter().for_each(|&(_, at)| dropped(at));
         }
+        from = to;
     }
-    rare
+    entries.truncate(kept);
 }
 
 /// Where each phrase begins among sorted entries. Most phrases asked for are not there, which a few bits tell at once; the

@@ -179,6 +179,11 @@ fn a_phrase_that_train_knows_is_no_leak() {
 #[test]
 fn a_report_is_json_and_a_missing_file_an_error() {
     let report = Fixture::new(SOUND).check();
+    assert!(report.passed.contains(&"own_review_repeated_in_train"));
+    assert!(
+        !report.passed.contains(&"profile_quotes_held_out_review"),
+        "there is no profile to look at"
+    );
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["findings"], serde_json::json!([]));
     let folder = tempfile::tempdir().unwrap();
