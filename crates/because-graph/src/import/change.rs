@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use serde_json::{Map, Number, Value};
 
 use super::literal;
@@ -130,8 +132,9 @@ fn price(value: Value) -> (Value, Option<Value>) {
     if starts_free || text.eq_ignore_ascii_case("play for free!") {
         return (0.into(), None);
     }
-    // A page's style sheet, or more text than a price could need.
-    if text.contains(['{', '<']) || text.len() > 60 || !text.contains(char::is_alphanumeric) {
+    // A page's style sheet, more text than a price could need, or nothing said in Python.
+    let says_nothing = text == "None" || !text.contains(char::is_alphanumeric);
+    if says_nothing || text.contains(['{', '<']) || text.len() > 60 {
         return (Value::Null, None);
     }
     let mut amounts = text.split(" - ").map(amount);
@@ -173,12 +176,12 @@ fn list(text: &str, separator: &str) -> Value {
 }
 
 fn flatten(value: Value) -> Value {
-    fn add(value: Value, all: &mut Vec<Value>) {
+    fn add(value: Value, known: &mut HashSet<Value>, all: &mut Vec<Value>) {
         match value {
-            Value::Array(list) => list.into_iter().for_each(|value| add(value, all)),
+            Value::Array(list) => list.into_iter().for_each(|value| add(value, known, all)),
             Value::Null => {}
             value => {
-                if !all.contains(&value) {
+                if known.insert(value.clone()) {
                     all.push(value);
                 }
             }
@@ -188,7 +191,7 @@ fn flatten(value: Value) -> Value {
         return value;
     }
     let mut all = Vec::new();
-    add(value, &mut all);
+    add(value, &mut HashSet::new(), &mut all);
     all.into()
 }
 
@@ -261,6 +264,16 @@ mod tests {
     }
 
     #[test]
+    fn a_list_as_long_as_a_row_may_have_it_is_flattened_in_one_walk() {
+        // Compared each with each, these would take minutes.
+        let numbers: Vec<Value> = (0..250_000).map(Value::from).collect();
+        let twice = json!([numbers, [0, 1], null, "a"]);
+        let flat = after(Change::Flatten, twice);
+        assert_eq!(flat["x"].as_array().unwrap().len(), 250_001);
+        assert_eq!(flat["x"][250_000], "a");
+    }
+
+    #[test]
     fn prices_are_read_however_they_are_written() {
         for (written, read) in [
             (json!("$12.99"), json!({"x": 12.99})),
@@ -274,6 +287,7 @@ mod tests {
             (json!("1,5"), json!({"x": "1,5"})),
             (json!(".a-size{color:#000}"), json!({})),
             (json!("—"), json!({})),
+            (json!("None"), json!({})),
             (json!(""), json!({})),
             (json!(4.99), json!({"x": 4.99})),
             (json!(null), json!({})),

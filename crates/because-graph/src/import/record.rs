@@ -205,6 +205,8 @@ pub(super) struct Columns {
 
 /// Rows may have names without end (a map written as a row); beyond this they are not worth remembering.
 const MOST_KNOWN: usize = 1000;
+/// A longer name is none of ours, and a thousand such would fill the memory.
+const LONGEST_NAME: usize = 200;
 
 impl Columns {
     pub(super) fn new(rule: &'static Rule) -> Self {
@@ -227,6 +229,9 @@ impl Columns {
             return *place;
         }
         let place = self.place(column);
+        if column.len() > LONGEST_NAME {
+            return place;
+        }
         if at < self.order.len() {
             self.order[at] = (column.to_owned(), place);
         } else if at == self.order.len() && at < MOST_KNOWN {
@@ -236,6 +241,9 @@ impl Columns {
     }
 
     pub(super) fn place(&mut self, column: &str) -> Option<Place> {
+        if column.len() > LONGEST_NAME {
+            return None;
+        }
         if let Some(&place) = self.known.get(column) {
             return place;
         }
@@ -494,17 +502,18 @@ impl<'a> Picked<'a> {
     /// Every filled column that was not read as one of `taken`, nor says the same as the one that was; the entries of an `attributes` object come along, and give
     /// way to a column of the same name.
     fn attributes(&self, taken: &[Field]) -> Result<Attributes, Fault> {
-        let is_taken = |column: &str, value: &Value| {
-            let named = self.named.iter().find(|(name, _)| *name == column);
-            named.is_some_and(|&(_, field)| {
-                let read = self.get(field).filter(|_| taken.contains(&field));
-                read.is_some_and(|(read, same)| read == column || same == value)
-            })
+        let is_taken = |field: Field, column: &str, value: &Value| {
+            let read = self.get(field).filter(|_| taken.contains(&field));
+            read.is_some_and(|(read, same)| read == column || same == value)
         };
+        // They stand in the order of the row.
+        let mut named = self.named.iter().peekable();
         let mut attributes = Attributes::new();
         let plain = |value: &Value| self.rule.markup.plain_value(value.clone());
         for (column, value) in self.fields {
-            if !is_filled(value) || is_taken(column, value) {
+            let field = named.next_if(|(name, _)| name == column);
+            let is_taken = field.is_some_and(|&(_, field)| is_taken(field, column, value));
+            if !is_filled(value) || is_taken {
                 continue;
             }
             match value {
@@ -543,6 +552,16 @@ mod tests {
             Record::Interaction(interaction) => Ok(interaction.into()),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn names_without_end_are_not_remembered() {
+        let mut columns = Columns::new(&Rule::DEFAULT);
+        for name in ["x".repeat(LONGEST_NAME + 1), "user".repeat(LONGEST_NAME)] {
+            assert_eq!(columns.place_at(0, &name), None);
+        }
+        assert!(columns.known.is_empty() && columns.order.is_empty());
+        assert_eq!(columns.place_at(0, "user_id"), Some((Field::User, 1)));
     }
 
     #[test]
