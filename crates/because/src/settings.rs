@@ -549,6 +549,47 @@ impl Settings {
         Ok(())
     }
 
+    /// Copies a file of settings to where there is none, comments included. Paths that are taken from the folder of the file
+    /// are written whole, so that they name the same files as before.
+    ///
+    /// # Errors
+    /// When the file cannot be read, holds no settings, or the copy cannot be written.
+    pub fn copy(from: &Path, to: &Path) -> Result<()> {
+        let mut settings = Self::load(from)?;
+        let text = std::fs::read_to_string(from)
+            .map_err(|source| because_core::Error::io("read", from, source))?;
+        let folder = from.parent().unwrap_or(Path::new(""));
+        let folder = std::path::absolute(folder.join("."))
+            .map_err(|source| because_core::Error::io("find", folder, source))?;
+        let llm = &mut settings.llm;
+        let paths = [
+            ("tokenizer", &mut llm.tokenizer),
+            ("prices_file", &mut llm.prices_file),
+        ];
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        for (name, path) in paths {
+            let Some(path) = path.as_mut().filter(|path| path.is_relative()) else {
+                continue;
+            };
+            *path = folder.join(&*path);
+            let value = toml::Value::String(path.to_string_lossy().into_owned());
+            let sets = |line: &&mut String| {
+                let said = line.trim_start().strip_prefix(name);
+                said.is_some_and(|said| said.trim_start().starts_with('='))
+            };
+            if let Some(line) = lines.iter_mut().find(sets) {
+                *line = format!("{name} = {value}");
+            }
+        }
+        let text = lines.join("\n") + "\n";
+        // Where a path was not written as one line of its own, every setting is written anew.
+        if toml::from_str::<Self>(&text).ok().as_ref() != Some(&settings) {
+            return settings.save(to);
+        }
+        jsonl::write_atomic(to, |out| out.write_all(text.as_bytes()))?;
+        Ok(())
+    }
+
     pub(crate) fn reasoner(&self) -> &ModelSpec {
         self.llm.reasoner.as_ref().unwrap_or(&self.llm.model)
     }
@@ -598,6 +639,29 @@ mod tests {
         let path = folder.path().join("because.toml");
         settings.save(&path).unwrap();
         assert_eq!(Settings::load(&path).unwrap().llm, settings.llm);
+    }
+
+    #[test]
+    fn a_copy_elsewhere_names_the_same_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["a", "b"].map(|name| folder.path().join(name).join("because.toml"));
+        for path in [&from, &to] {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        }
+        for text in [
+            "# why\n[llm]\ntokenizer = \"tok/tokenizer.json\" # ours\n prices_file=\"p.json\"\n[profile]\nlayers = 1\n",
+            "llm = { tokenizer = \"tok/tokenizer.json\", prices_file = \"p.json\" }\n[profile]\nlayers = 1\n",
+        ] {
+            std::fs::write(&from, text).unwrap();
+            Settings::copy(&from, &to).unwrap();
+            let copied = Settings::load(&to).unwrap();
+            let beside = |name: &str| Some(folder.path().join("a").join(name));
+            assert_eq!(copied.llm.tokenizer, beside("tok/tokenizer.json"));
+            assert_eq!(copied.llm.prices_file, beside("p.json"));
+            assert_eq!(copied.profile.layers, 1);
+            let written = std::fs::read_to_string(&to).unwrap();
+            assert_eq!(written.contains("# why"), text.contains("# why"));
+        }
     }
 
     #[test]

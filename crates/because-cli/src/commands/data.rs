@@ -75,8 +75,7 @@ fn run(
     }
     let summary = settings.import().run(out)?;
     if let Some(rest) = rest.filter(|_| !file.exists()) {
-        std::fs::copy(rest, &file)
-            .map_err(|source| because::core::Error::io("copy", rest, source))?;
+        Settings::copy(rest, &file)?;
     }
     settings.save(&file)?;
     let object = serde_json::to_value(&summary).unwrap_or_default();
