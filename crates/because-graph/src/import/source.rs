@@ -7,13 +7,12 @@ use super::rule::Rule;
 use crate::{Error, Result};
 
 /// Every file an import writes.
-pub(super) const WRITTEN: [&str; 6] = [
+pub(super) const WRITTEN: [&str; 5] = [
     "interactions.jsonl",
     "users.jsonl",
     "items.jsonl",
     "references.jsonl",
     "rejected.jsonl",
-    "cold.jsonl",
 ];
 
 /// A file's name without `.gz` or `.zst`.
