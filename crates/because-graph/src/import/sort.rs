@@ -10,8 +10,8 @@ use crate::Result;
 /// What entries are sorted by: a number, then where the row stands. No two entries have the same.
 pub(super) type Key = (u32, Origin);
 
-/// So much is held and sorted at once; each such run then costs one small buffer where all are read together.
-const RUN_BYTES: usize = 16 << 20;
+/// So much is held and sorted at once; each such run then costs one small buffer where all are read together. Tests have many.
+const RUN_BYTES: usize = if cfg!(test) { 300 } else { 16 << 20 };
 const READ_BYTES: usize = 1 << 15;
 /// Number, file, line, length of the entry.
 const HEADER_BYTES: usize = 4 + 4 + 8 + 4;
