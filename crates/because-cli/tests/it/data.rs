@@ -167,10 +167,8 @@ fn the_summary_says_which_rows_completed_others() {
     let files = [text(&raw), text(&titles), text(&texts)];
     let arguments = [&["import", "csv"], &files[..], &["--out", text(&out)]].concat();
     let summary = json(&arguments);
-    assert_eq!(
-        (&summary["items"], &summary["merged"]),
-        (&2.into(), &1.into())
-    );
+    assert_eq!(summary["items"], 2);
+    assert_eq!(summary["merged"], 1);
     assert_eq!(summary["conflicts"]["count"], 1);
     assert_eq!(summary["conflicts"]["fields"][0]["field"], "title");
     let said = because(&arguments);
