@@ -17,6 +17,15 @@ pub(super) const WRITTEN: [&str; 7] = [
     "cold.jsonl",
 ];
 
+/// Where the packed twins of a file would lie, which are read where the file itself is not.
+pub(super) fn packed(path: &Path) -> [PathBuf; 2] {
+    [".gz", ".zst"].map(|ending| {
+        let mut twin = path.as_os_str().to_owned();
+        twin.push(ending);
+        twin.into()
+    })
+}
+
 /// A file's name without `.gz` or `.zst`.
 pub(super) fn unpacked_name(name: &str) -> &str {
     name.strip_suffix(".gz")
@@ -47,11 +56,13 @@ pub(super) fn files(format: Format, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Refuses to write over a file that is about to be read.
+/// Refuses to write over a file that is about to be read, or beside its packed twin, which would then be hidden.
 pub(super) fn keep_apart(files: &[PathBuf], out: &Project) -> Result<()> {
     let written: Vec<PathBuf> = WRITTEN
         .iter()
-        .filter_map(|name| out.path(name).canonicalize().ok())
+        .map(|name| out.path(name))
+        .flat_map(|path| packed(&path).into_iter().chain([path]))
+        .filter_map(|path| path.canonicalize().ok())
         .collect();
     for path in files {
         if path

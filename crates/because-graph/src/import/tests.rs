@@ -482,6 +482,28 @@ fn a_bomb_in_a_packed_file_is_one_rejected_row() {
 }
 
 #[test]
+fn packed_twins_of_what_is_written_are_kept_apart_and_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = Project::new(folder.path());
+    let raw = folder.path().join("raw.csv");
+    fs::write(&raw, "user,item\na,1\nb,1\n").unwrap();
+    let twin = folder.path().join("interactions.jsonl.gz");
+    fs::write(&twin, gz(b"{\"user\":\"a\",\"item\":\"1\"}\n")).unwrap();
+    let refused = Import::new(Format::Jsonl, [&twin]).run(&out);
+    assert!(matches!(refused, Err(Error::InputIsOutput { path }) if path == twin));
+    fs::write(out.path("references.jsonl.zst"), "").unwrap();
+    Import::new(Format::Csv, [&raw]).run(&out).unwrap();
+    assert_eq!(out.references().unwrap(), []);
+    let names: Vec<String> = written(&out).into_keys().collect();
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.ends_with(".gz") || name.ends_with(".zst")),
+        "{names:?}"
+    );
+}
+
+#[test]
 fn a_zero_byte_is_no_json_and_a_letter_in_a_cell() {
     let (_folder, summary, _) = run(
         "a.jsonl",

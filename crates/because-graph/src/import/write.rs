@@ -5,6 +5,7 @@ use because_core::{Error as FileError, Project, Split};
 use super::gather::Taken;
 use super::line::{self, split_end};
 use super::nodes::NodeRows;
+use super::source::packed;
 use super::spool::{Draft, Spooled};
 use super::summary::Filtered;
 use crate::plan::{Applied, ColdNode};
@@ -67,12 +68,17 @@ impl Written {
         })
     }
 
-    /// Where nothing is to be put, what an earlier import left goes: measuring against it would mix two data sets.
+    /// Where nothing is to be put, what an earlier import left goes, packed or not: measuring against it would mix two data
+    /// sets.
     pub(super) fn put_in_place(mut self, out: &Project) -> Result<Self> {
         for (name, draft) in self.drafts.drain(..) {
+            let path = out.path(name);
             match draft {
                 Some(draft) => draft.put_in_place()?,
-                None => remove(&out.path(name))?,
+                None => remove(&path)?,
+            }
+            for twin in packed(&path) {
+                remove(&twin)?;
             }
         }
         Ok(self)
