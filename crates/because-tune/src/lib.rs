@@ -51,6 +51,7 @@ mod error;
 mod evaluation;
 mod full;
 mod generate;
+mod grammar;
 mod hub;
 mod learner;
 mod lora;
@@ -80,6 +81,8 @@ pub use data::{TokenRow, TrainSet};
 pub use decoding::Decoding;
 pub use error::TuneError;
 pub use evaluation::Evaluation;
+#[doc(hidden)]
+pub use grammar::{MaskCost, Masks};
 pub use hub::{Hub, HubFault};
 pub use lora::{LoraConfig, Modules};
 pub use memory::{Checkpointing, Memory};
