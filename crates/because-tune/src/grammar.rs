@@ -227,6 +227,7 @@ impl Grammar {
             reason: format!("token {token} cannot come here: {why}"),
         };
         let tried = std::mem::take(&mut self.tried);
+        self.begun = true;
         let way = tried.into_iter().find(|(one, _)| *one == token);
         self.way = way.map(|(_, way)| way);
         if self.shared.stops.contains(&token) {
@@ -293,7 +294,9 @@ impl Grammar {
     fn has_room(&self, room: usize) -> bool {
         let rules = &self.compiled.rules;
         let most = self.chart.most(rules).zip(rules.step);
-        most.is_some_and(|(most, step)| most + self.shared.begun * step + 2 <= room)
+        let most = most.map(|(most, step)| most + self.shared.begun * step);
+        let farthest = most.into_iter().chain(rules.depth).min();
+        farthest.is_some_and(|farthest| farthest + 2 <= room)
     }
 
     /// Allows those of the likeliest tokens after which there is room for an end.

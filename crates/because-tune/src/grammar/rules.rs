@@ -19,6 +19,8 @@ pub(super) struct Rules {
     pub(super) best: Vec<Option<u32>>,
     /// How many tokens farther the end may be once one more lexeme has begun; none where there is no bound.
     pub(super) step: Option<usize>,
+    /// The most tokens that the end of an answer may ever be away; none where rules are within themselves.
+    pub(super) depth: Option<usize>,
     /// By symbol, the most tokens that the end of a lexeme may be away once it has begun.
     pub(super) farthest: Vec<usize>,
 }
@@ -52,6 +54,7 @@ impl Rules {
             smallest: Vec::new(),
             best: Vec::new(),
             step: None,
+            depth: None,
             farthest: Vec::new(),
         };
         let mut places: HashMap<CSymIdx, u32> = HashMap::new();
@@ -149,8 +152,19 @@ impl Rules {
                 };
             }
         }
+        let most = |all: Vec<usize>| all.into_iter().max().filter(|&most| most < NEVER);
+        self.step = self.deepest(Parts::First).and_then(most);
+        let depth = self.deepest(Parts::All);
+        self.depth = depth
+            .map(|depth| depth[self.start as usize].max(self.smallest[self.start as usize]))
+            .filter(|&depth| depth < NEVER);
+    }
+
+    /// By symbol, the most tokens that are left of it while one of its lexemes is written: a first one, or any. A rule that
+    /// begins with its own symbol adds only what may be left out. None where there is no bound.
+    fn deepest(&self, of: Parts) -> Option<Vec<usize>> {
         let mut most = self.farthest.clone();
-        // Each round goes one rule deeper; without left recursion there are no more rounds than symbols.
+        // Each round goes one rule deeper; without rules within themselves there are no more rounds than symbols.
         for _ in 0..=self.symbols.len() {
             let mut changed = false;
             for rule in &self.rules {
@@ -162,15 +176,21 @@ impl Rules {
                             changed = true;
                         }
                     }
-                    if !self.symbols[part as usize].may_be_empty {
+                    if of == Parts::First && !self.symbols[part as usize].may_be_empty {
                         break;
                     }
                 }
             }
             if !changed {
-                self.step = most.iter().copied().max().filter(|&most| most < NEVER);
-                return;
+                return Some(most);
             }
         }
+        None
     }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Parts {
+    First,
+    All,
 }

@@ -132,30 +132,35 @@ fn parts<'a>(keyword: &str, value: &'a mut Value) -> Vec<(String, &'a mut Value)
     }
 }
 
-/// The most bytes that the end of a lexeme may be away once it has begun, where no pattern says otherwise: that of a string
-/// of the longest `minLength`, with an escape or a letter of several bytes under way.
+/// The most bytes that the end of a lexeme may be away once it has begun, where it has too many states to be looked
+/// through and no pattern says otherwise: that of a string of the longest `minLength`, with an escape or a letter of several
+/// bytes under way.
 pub(super) fn longest_lexeme(schema: &Value) -> Option<usize> {
-    fn longest(schema: &Value) -> Option<usize> {
-        match schema {
-            Value::Object(fields) => fields.iter().try_fold(0, |most, (keyword, value)| {
-                if ["pattern", "format", "patternProperties"].contains(&keyword.as_str()) {
-                    return None;
-                }
-                let own = match (keyword.as_str(), value.as_u64()) {
-                    ("minLength", Some(least)) => least as usize,
-                    _ => keyword.len() * ESCAPED,
-                };
-                Some(most.max(own).max(longest(value)?))
-            }),
-            Value::Array(all) => all
-                .iter()
-                .try_fold(0, |most, one| Some(most.max(longest(one)?))),
-            Value::String(text) => Some(text.len() * ESCAPED),
-            _ => Some(0),
-        }
-    }
+    /// `\u0000` is a letter of six bytes.
     const ESCAPED: usize = 6;
-    longest(schema).map(|most| most + 4 * ESCAPED)
+    /// Names and values up to this length have few states.
+    const SHORT: usize = 48;
+    let written = |text: &str| match text.len() {
+        0..=SHORT => 0,
+        long => long * ESCAPED,
+    };
+    match schema {
+        Value::Object(fields) => fields.iter().try_fold(0, |most, (keyword, value)| {
+            let own = match (keyword.as_str(), value.as_u64()) {
+                ("pattern" | "format" | "patternProperties", _) => return None,
+                ("description" | "title" | "$comment" | "default" | "examples", _) => 0,
+                ("minLength", Some(least)) => least as usize + ESCAPED + 2,
+                _ => written(keyword).max(longest_lexeme(value)?),
+            };
+            Some(most.max(own))
+        }),
+        Value::Array(all) => all
+            .iter()
+            .try_fold(0, |most, one| Some(most.max(longest_lexeme(one)?))),
+        Value::String(text) => Some(written(text)),
+        _ => Some(0),
+    }
+    .map(|most: usize| most.max(ESCAPED + 2))
 }
 
 /// The error of a schema that cannot be compiled, at the innermost part that alone is at fault.

@@ -205,8 +205,6 @@ fn decodings(seed: u64) -> [Decoding; 3] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
-
     #[test]
     fn an_answer_always_parses_fits_and_ends_in_its_room(seed: u64, slack in prop_oneof![Just(0usize), 0usize..40, 0usize..400]) {
         let mut rng = generator(seed, "schemas");
@@ -283,7 +281,7 @@ fn with_room_the_end_is_far_and_everything_that_fits_may_come() {
         for token in grammar.forced(300) {
             grammar.take(token).unwrap();
         }
-        assert!(grammar.has_room(300), "{schema}");
+        assert!(grammar.has_room(50), "{schema}");
     }
 }
 
