@@ -1,6 +1,7 @@
 mod chart;
 mod cost;
 mod lexemes;
+mod nesting;
 mod rules;
 mod schema;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub use cost::{MaskCost, Masks};
 use crate::error::{Result, TuneError};
 use crate::grammar::chart::Chart;
 use crate::grammar::lexemes::Lexemes;
+use crate::grammar::nesting::{DEEPEST, Nesting};
 use crate::grammar::rules::Rules;
 use crate::tokens::Vocabulary;
 
@@ -58,12 +60,14 @@ struct Compiled {
 ///
 /// Before each token [`Grammar::mask`] forbids what cannot come; after it [`Grammar::take`] goes on. As long as there is
 /// room, everything may come that the schema allows. When the end is near, of the likeliest tokens only those may that
-/// leave room for a way to the end, and there is always one; so an answer ends with a stop token before its room does.
+/// leave room for a way to the end, and there is always one; so an answer ends with a stop token before its room does. The
+/// same keeps an answer from more brackets within one another than JSON readers take.
 pub(crate) struct Grammar {
     shared: Arc<Shared>,
     compiled: Arc<Compiled>,
     parser: TokenParser,
     chart: Chart,
+    nesting: Nesting,
     /// A way to the end that fits the room, where one was looked for.
     way: Option<Vec<u32>>,
     /// The tokens that may come where the end is near, each with the way to the end after it.
@@ -96,7 +100,7 @@ impl Grammars {
             place: String::new(),
             reason: format!("answers cannot be held to one with this tokenizer: {reason}"),
         };
-        let tokens = tokens::ByteTokens::new(vocabulary, stops).map_err(fault)?;
+        let tokens = tokens::ByteTokens::shared(vocabulary, stops).map_err(fault)?;
         let mut factory =
             ParserFactory::new_simple(&tokens).map_err(|error| fault(error.to_string()))?;
         factory.quiet();
@@ -121,6 +125,7 @@ impl Grammars {
             parser: compiled.parser.clone(),
             chart: compiled.chart.clone(),
             compiled,
+            nesting: Nesting::default(),
             way: None,
             tried: Vec::new(),
             begun: false,
@@ -173,6 +178,11 @@ impl Shared {
         let smallest = chart
             .ending(&rules, &mut lexemes, trie)
             .ok_or_else(|| fault("no JSON fits it, or none that could be found".into()))?;
+        if Nesting::default().read(&trie.decode_raw(&smallest)) > DEEPEST {
+            return Err(fault(format!(
+                "all that fits it has more than {DEEPEST} brackets within one another"
+            )));
+        }
         Ok(Compiled {
             parser,
             rules,
@@ -209,7 +219,7 @@ impl Grammar {
         for &stop in &self.shared.stops {
             allowed.set(stop as usize, may_end);
         }
-        if self.has_room(room) {
+        if self.has_room(room) && !self.nesting.is_deep() {
             self.way = None;
             forbid(logits, &allowed);
             return Ok(());
@@ -249,14 +259,13 @@ impl Grammar {
         self.parser
             .check_stop()
             .map_err(|error| too_complex(&error.to_string()))?;
+        let bytes = trie.token(token);
         let mut lexemes = self.compiled.lexemes();
-        match self
-            .chart
-            .read(&self.compiled.rules, &mut lexemes, trie.token(token))
-        {
-            true => Ok(()),
-            false => Err(wrong("the rules of the schema do not have it")),
+        if !self.chart.read(&self.compiled.rules, &mut lexemes, bytes) {
+            return Err(wrong("the rules of the schema do not have it"));
         }
+        self.nesting.read(bytes);
+        Ok(())
     }
 
     /// Whether nothing but a stop token may come, or one has come.
@@ -326,7 +335,13 @@ impl Grammar {
             let after = self
                 .chart
                 .ending_after(&compiled.rules, &mut lexemes, trie, bytes);
-            if let Some(after) = after.filter(|after| after.len() + 2 <= room) {
+            let shallow = |after: &Vec<u32>| {
+                let mut nesting = self.nesting;
+                let deepest = nesting.read(bytes);
+                deepest.max(nesting.read(&trie.decode_raw(after))) <= DEEPEST
+            };
+            let fits = |after: &Vec<u32>| after.len() + 2 <= room && shallow(after);
+            if let Some(after) = after.filter(fits) {
                 kept.push(token);
                 self.tried.push((token, after));
             }

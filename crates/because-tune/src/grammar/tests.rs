@@ -319,6 +319,28 @@ fn a_schema_that_cannot_be_kept_is_refused_with_its_place() {
 }
 
 #[test]
+fn brackets_within_one_another_stay_few_enough_for_readers() {
+    let mut rng = generator(8, "brackets");
+    let tree = whole(json!({ "$ref": "#/$defs/tree" }));
+    for (schema, opening) in [(json!({}), "["), (json!({}), "{"), (tree, "{")] {
+        let mut grammar = GRAMMARS.json(&schema).unwrap();
+        let decoding = Decoding::greedy(0);
+        let mut sampler = Sampler::new(&decoding);
+        let (fond, mut ids) = (VOCABULARY.encode(opening).unwrap()[0], Vec::new());
+        while !grammar.is_done() {
+            let mut logits: Vec<f32> = (0..VOCABULARY.size())
+                .map(|_| rng.random_range(0.0..1.0))
+                .collect();
+            logits[fond as usize] += 9.0;
+            grammar.mask(&mut logits, 500 - ids.len()).unwrap();
+            ids.push(sampler.choose(&mut logits, &[]));
+            grammar.take(ids[ids.len() - 1]).unwrap();
+        }
+        assert_fits(&schema, &VOCABULARY.decode(&ids).unwrap());
+    }
+}
+
+#[test]
 fn letters_of_several_tokens_are_written_whole_or_not_at_all() {
     let schema = json!({ "type": "string", "pattern": "^[日é]+$" });
     let mut rng = generator(5, "letters");

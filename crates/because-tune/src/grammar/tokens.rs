@@ -11,7 +11,8 @@ pub(super) struct ByteTokens {
 }
 
 impl ByteTokens {
-    pub(super) fn new(vocabulary: &Vocabulary, stops: &[u32]) -> Result<TokEnv, String> {
+    /// What the compiler of grammars asks for a tokenizer by.
+    pub(super) fn shared(vocabulary: &Vocabulary, stops: &[u32]) -> Result<TokEnv, String> {
         let bytes = vocabulary.bytes()?;
         for byte in b' '..=b'~' {
             if !bytes.iter().any(|token| token[..] == [byte]) {
