@@ -114,6 +114,9 @@ impl Inference {
                 keep(&mut self.x, &step.wanted, d);
                 keep(&mut self.mixed, &step.wanted, d);
                 adapted = &step.adapted_wanted;
+                if n == 0 {
+                    return Ok(&mut []);
+                }
             }
             let out = sized(&mut self.normed, n * d);
             project(&self.mixed[..n * d], o, (index, 1), adapted, &mut low, &mut [out])?;
@@ -132,16 +135,14 @@ impl Inference {
             add(&mut self.x[..n * d], &self.normed);
         }
         let logits = sized(&mut self.logits, n * config.vocab_size);
-        if n > 0 {
-            let normed = sized(&mut self.normed, n * d);
-            rms_norm_into(normed, &self.x, &*view(&model.norm.tensor)?, config.rms_norm_eps);
-            let job = Linear {
-                weight: &model.head,
-                bias: None,
-                into: &mut *logits,
-            };
-            linear(normed, n, &mut [job])?;
-        }
+        let normed = sized(&mut self.normed, n * d);
+        rms_norm_into(normed, &self.x, &view(&model.norm.tensor)?, config.rms_norm_eps);
+        let job = Linear {
+            weight: &model.head,
+            bias: None,
+            into: &mut *logits,
+        };
+        linear(normed, n, &mut [job])?;
         Ok(logits)
     }
 
@@ -161,7 +162,7 @@ impl Inference {
             Norm::Inner => &layer.inner_norm,
         };
         let normed = sized(&mut self.normed, count);
-        rms_norm_into(normed, &self.x, &*view(&weight.tensor)?, eps);
+        rms_norm_into(normed, &self.x, &view(&weight.tensor)?, eps);
         Ok(())
     }
 }

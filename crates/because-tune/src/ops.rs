@@ -22,6 +22,7 @@ mod narrow;
 mod norm;
 mod paged;
 mod pool;
+mod quantised;
 #[cfg(test)]
 mod reference;
 mod rope;
@@ -39,6 +40,7 @@ pub(crate) use matrix::{Mapped, Matrix, Param};
 pub(crate) use norm::{rms_norm, rms_norm_backward, rms_norm_into};
 pub(crate) use paged::{PAGE, PagedLayer, Span};
 pub(crate) use pool::{Pool, into_values, tensor, values, view};
+pub(crate) use quantised::Quantised;
 pub(crate) use rope::{Rope, RopeTable};
 pub(crate) use rows::{embed, embed_backward, gather, scatter};
 pub(crate) use simd::{bf16_to_f32, f16_to_f32};
