@@ -7,10 +7,12 @@ mod prefix;
 mod row;
 mod scheduler;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
@@ -18,7 +20,9 @@ use because_core::Message;
 
 use self::answering::Answer;
 pub use self::answering::{Answering, Piece};
-pub(crate) use self::row::{Constraint, Row};
+pub(crate) use self::row::Row;
+#[cfg(test)]
+use self::row::Constraint;
 pub(crate) use self::scheduler::{Event, Scheduler};
 pub use self::settings::EngineSettings;
 use crate::decoding::Decoding;
@@ -36,6 +40,8 @@ pub struct Engine {
     under_way: Arc<AtomicUsize>,
     most: usize,
     context: usize,
+    /// The thread holds the other end while it lives.
+    life: Weak<()>,
 }
 
 /// A row and where its answer goes.
@@ -108,9 +114,17 @@ impl Engine {
         let scheduler = Scheduler::new(Arc::clone(&model), settings)?;
         let context = scheduler.context();
         let (inbox, submissions) = channel();
+        let alive = Arc::new(());
+        let life = Arc::downgrade(&alive);
+        let work = move || {
+            // Let go of after the inbox.
+            let _alive = alive;
+            let submissions = submissions;
+            run(scheduler, &submissions);
+        };
         std::thread::Builder::new()
             .name("because-engine".into())
-            .spawn(move || run(scheduler, &submissions))
+            .spawn(work)
             .map_err(|error| TuneError::Generation {
                 reason: format!("no thread for it: {error}"),
             })?;
@@ -120,6 +134,7 @@ impl Engine {
             under_way: Arc::default(),
             most,
             context,
+            life,
         })
     }
 
@@ -129,7 +144,10 @@ impl Engine {
     /// [`TuneError::Busy`] when the queue is full, [`TuneError::ContextTooLong`] when there is no room for an answer, and when
     /// the chat cannot be rendered, a setting is out of its range or no adapter has this name.
     pub fn submit(&self, ask: Ask) -> Result<Answering> {
-        let mut row = ask.row(&self.model)?;
+        self.submit_row(ask.row(&self.model)?)
+    }
+
+    fn submit_row(&self, mut row: Row) -> Result<Answering> {
         row.check(&self.model.base.config, self.context)?;
         let reserved = self.under_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
             (waiting < self.most).then_some(waiting + 1)
@@ -138,9 +156,18 @@ impl Engine {
             return Err(TuneError::Busy { waiting });
         }
         let (answer, answering) = Answer::new(Arc::clone(&self.under_way));
-        // Where the thread is no more the answer says so when it is dropped.
-        let _ = self.inbox.send((row, answer));
-        Ok(answering)
+        match self.inbox.send((row, answer)) {
+            Ok(()) => Ok(answering),
+            Err(_) => Err(TuneError::Generation {
+                reason: "the engine has ended".into(),
+            }),
+        }
+    }
+
+    /// Whether its thread is no more, which a fault of this program alone can bring about: then every ask fails.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.life.strong_count() == 0
     }
 
     /// Asks that run or wait.

@@ -39,7 +39,7 @@ pub(crate) use linear::{Kept, Lora, Magnitude, Projection, Projections, row_squa
 pub(crate) use matrix::{Mapped, Matrix, Param};
 pub(crate) use norm::{rms_norm, rms_norm_backward, rms_norm_into};
 pub(crate) use paged::{PAGE, PagedLayer, Span};
-pub(crate) use pool::{Pool, into_values, tensor, values, view};
+pub(crate) use pool::{Pool, tensor, values, view};
 pub(crate) use quantised::Quantised;
 pub(crate) use rope::{Rope, RopeTable};
 pub(crate) use rows::{embed, embed_backward, gather, scatter};

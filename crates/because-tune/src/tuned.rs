@@ -85,6 +85,24 @@ pub struct Generations {
 }
 
 impl Loaded {
+    pub(crate) fn new(base: Qwen, chat: Chat, own: Option<(String, Arc<Overlay>)>) -> Self {
+        Self {
+            base,
+            chat,
+            own,
+            others: RwLock::default(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with(self, name: &str, overlay: Overlay) -> Self {
+        let others = BTreeMap::from([(name.to_owned(), Arc::new(overlay))]);
+        Self {
+            others: RwLock::new(others),
+            ..self
+        }
+    }
+
     /// The adapter of this name, or the one the model was loaded with.
     pub(crate) fn overlay(&self, name: Option<&str>) -> Result<Option<Arc<Overlay>>> {
         let own = self.own.as_ref();
@@ -135,12 +153,7 @@ impl TunedModel {
             }
         };
         Ok(Self {
-            loaded: Arc::new(Loaded {
-                base,
-                chat,
-                own,
-                others: RwLock::default(),
-            }),
+            loaded: Arc::new(Loaded::new(base, chat, own)),
             // Two models of one name must not answer from one cache.
             id: ModelId {
                 model: name,
@@ -405,7 +418,7 @@ impl TunedModel {
 
     fn own_engine(&self) -> Result<Engine> {
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(engine) = &*engine {
+        if let Some(engine) = engine.as_ref().filter(|engine| !engine.has_ended()) {
             return Ok(engine.clone());
         }
         Ok(engine.insert(self.engine(self.settings.clone())?).clone())

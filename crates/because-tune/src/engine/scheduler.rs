@@ -5,13 +5,13 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::pages::PagePool;
-use super::prefix::{Place, PrefixCache};
+use super::prefix::PrefixCache;
 use super::row::{Outcome, Row, RowId};
 use super::settings::EngineSettings;
 use crate::error::{Result, TuneError};
 use crate::infer::{Inference, KeyValues, Piece, Wants};
 use crate::ops::PAGE;
-use crate::tuned::{Finish, Generation, Loaded};
+use crate::tuned::{Generation, Loaded};
 
 /// What a step brought for a row.
 #[derive(Debug)]
@@ -43,6 +43,17 @@ pub(crate) struct Scheduler {
     /// By age.
     running: Vec<Row>,
     next: RowId,
+    #[cfg(test)]
+    pub(super) seen: Seen,
+}
+
+/// What tests want to know.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Of each row the hashes of the logits its tokens were chosen from.
+    pub(super) bits: std::collections::BTreeMap<RowId, Vec<u64>>,
+    pub(super) put_back: usize,
 }
 
 /// One row's share in a step.
@@ -80,6 +91,8 @@ impl Scheduler {
             waiting: VecDeque::new(),
             running: Vec::new(),
             next: 0,
+            #[cfg(test)]
+            seen: Seen::default(),
         })
     }
 
@@ -267,6 +280,10 @@ impl Scheduler {
     fn put_back(&mut self, mut row: Row) {
         self.release(&mut row);
         row.again = true;
+        #[cfg(test)]
+        {
+            self.seen.put_back += 1;
+        }
         let at = self.waiting.partition_point(|other| other.id < row.id);
         self.waiting.insert(at, row);
     }
@@ -329,6 +346,13 @@ impl Scheduler {
         let mut choices: Vec<(&mut Row, &mut [f32])> = Vec::with_capacity(logits.len());
         for (row, place) in self.running.iter_mut().zip(&place) {
             if let Some(logits) = place.and_then(|place| logits[place].take()) {
+                #[cfg(test)]
+                {
+                    let bits: Vec<u32> = logits.iter().map(|logit| logit.to_bits()).collect();
+                    let mut hasher = DefaultHasher::new();
+                    bits.hash(&mut hasher);
+                    self.seen.bits.entry(row.id).or_default().push(hasher.finish());
+                }
                 choices.push((row, logits));
             }
         }

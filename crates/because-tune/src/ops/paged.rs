@@ -410,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_position_attends_alike_however_the_prompt_came_in() {
-        let n = 600;
+        let n = 600usize;
         let pages: Vec<u32> = (0..n.div_ceil(PAGE) as u32).collect();
         let whole = in_pieces(n, n, &pages);
         let reversed: Vec<u32> = pages.iter().rev().copied().collect();
