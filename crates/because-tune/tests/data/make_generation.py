@@ -39,8 +39,8 @@ def prompts(vocabulary, seed):
 def greedy(model, prompt):
     """The answer, and how far ahead its tokens were at least."""
     out = model.generate(
-        torch.tensor([prompt]), do_sample=False, max_new_tokens=TOKENS, min_new_tokens=TOKENS, pad_token_id=0,
-        output_logits=True, return_dict_in_generate=True)
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
+        max_new_tokens=TOKENS, min_new_tokens=TOKENS, pad_token_id=0, output_logits=True, return_dict_in_generate=True)
     ahead = min(float(top[0] - top[1]) for top in (step[0].float().topk(2).values for step in out.logits))
     return out.sequences[0, len(prompt):].tolist(), ahead
 
