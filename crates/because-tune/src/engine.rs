@@ -12,17 +12,17 @@ mod tests;
 mod text;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Weak};
 
 use because_core::Message;
 
 use self::answering::Answer;
 pub use self::answering::{Answering, Piece};
-pub(crate) use self::row::Row;
 #[cfg(test)]
 use self::row::Constraint;
+pub(crate) use self::row::Row;
 pub(crate) use self::scheduler::{Event, Scheduler};
 pub use self::settings::EngineSettings;
 use crate::decoding::Decoding;
@@ -149,9 +149,11 @@ impl Engine {
 
     fn submit_row(&self, mut row: Row) -> Result<Answering> {
         row.check(&self.model.base.config, self.context)?;
-        let reserved = self.under_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
-            (waiting < self.most).then_some(waiting + 1)
-        });
+        let reserved =
+            self.under_way
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
+                    (waiting < self.most).then_some(waiting + 1)
+                });
         if let Err(waiting) = reserved {
             return Err(TuneError::Busy { waiting });
         }

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::model::{Layer, Qwen, attention_shape};
 use crate::ops::{
-    Linear, PAGE, PagedLayer, Projections, RopeTable, Span, linear, rms_norm_into,
-    swiglu_in_place, view,
+    Linear, PAGE, PagedLayer, Projections, RopeTable, Span, linear, rms_norm_into, swiglu_in_place,
+    view,
 };
 use crate::overlay::{LowRank, Overlay};
 
@@ -119,7 +119,14 @@ impl Inference {
                 }
             }
             let out = sized(&mut self.normed, n * d);
-            project(&self.mixed[..n * d], o, (index, 1), adapted, &mut low, &mut [out])?;
+            project(
+                &self.mixed[..n * d],
+                o,
+                (index, 1),
+                adapted,
+                &mut low,
+                &mut [out],
+            )?;
             add(&mut self.x[..n * d], &self.normed);
             self.norm(n * d, layer, Norm::Inner, config.rms_norm_eps)?;
             let [gate, up] = [
@@ -136,7 +143,12 @@ impl Inference {
         }
         let logits = sized(&mut self.logits, n * config.vocab_size);
         let normed = sized(&mut self.normed, n * d);
-        rms_norm_into(normed, &self.x, &view(&model.norm.tensor)?, config.rms_norm_eps);
+        rms_norm_into(
+            normed,
+            &self.x,
+            &view(&model.norm.tensor)?,
+            config.rms_norm_eps,
+        );
         let job = Linear {
             weight: &model.head,
             bias: None,
@@ -224,7 +236,9 @@ impl<'a> Step<'a> {
 /// Rows of one adapter that lie side by side are one.
 fn push<'a>(all: &mut Vec<Adapted<'a>>, rows: Range<usize>, overlay: &'a Overlay) {
     match all.last_mut() {
-        Some((last, same)) if same.id == overlay.id && last.end == rows.start => last.end = rows.end,
+        Some((last, same)) if same.id == overlay.id && last.end == rows.start => {
+            last.end = rows.end
+        }
         _ if rows.is_empty() => {}
         _ => all.push((rows, overlay)),
     }
@@ -340,14 +354,15 @@ fn add_low_rank(
         linear(&low[from..from + rows * one.rank], rows, &mut [job])?;
         from += rows * one.rank;
         let rows = into[range.start * out..range.end * out].par_chunks_exact_mut(out);
-        rows.zip(delta.par_chunks_exact(out)).for_each(|(y, delta)| {
-            y.iter_mut()
-                .zip(delta)
-                .for_each(|(y, delta)| *y += one.scale * delta);
-            if let Some(factors) = &one.factors {
-                y.iter_mut().zip(factors).for_each(|(y, c)| *y *= c);
-            }
-        });
+        rows.zip(delta.par_chunks_exact(out))
+            .for_each(|(y, delta)| {
+                y.iter_mut()
+                    .zip(delta)
+                    .for_each(|(y, delta)| *y += one.scale * delta);
+                if let Some(factors) = &one.factors {
+                    y.iter_mut().zip(factors).for_each(|(y, c)| *y *= c);
+                }
+            });
     }
     Ok(())
 }

@@ -270,6 +270,7 @@ impl Qwen {
 
 
     /// Logits `[n, v]` of the given rows of hidden states.
+    #[cfg(test)]
     pub(crate) fn logits(&self, hidden: &Tensor, rows: &[u32]) -> Result<Tensor> {
         let head = Projections {
             all: vec![Projection {
@@ -287,6 +288,7 @@ impl Qwen {
     }
 
     /// The final hidden states, `[n, d]`.
+    #[cfg(test)]
     pub(crate) fn hidden(&self, tokens: &Tokens) -> Result<Tensor> {
         let pass = Pass {
             segments: &tokens.segments,

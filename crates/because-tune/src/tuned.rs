@@ -302,7 +302,13 @@ impl TunedModel {
     }
 
     fn run(&self, rows: Vec<Row>) -> Result<Vec<Generation>> {
-        let mut scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scheduler = self.scheduler.lock().unwrap_or_else(|poisoned| {
+            // What a panic has left may be half done.
+            self.scheduler.clear_poison();
+            let mut scheduler = poisoned.into_inner();
+            *scheduler = None;
+            scheduler
+        });
         let scheduler = match &mut *scheduler {
             Some(scheduler) => scheduler,
             none => none.insert(Scheduler::new(
@@ -310,7 +316,7 @@ impl TunedModel {
                 self.settings.clone(),
             )?),
         };
-        // What an error or a panic may have left.
+        // What an error may have left.
         scheduler.clear();
         let mut outputs: Vec<Option<Generation>> = vec![None; rows.len()];
         let mut first = None;

@@ -96,7 +96,8 @@ impl PrefixCache {
             let lets_go = node.children == 0 && pool.is_idle(node.page);
             lets_go.then_some((node.used, index))
         };
-        let mut leaves: Vec<(u64, usize)> = self.nodes.iter().enumerate().filter_map(leaf).collect();
+        let mut leaves: Vec<(u64, usize)> =
+            self.nodes.iter().enumerate().filter_map(leaf).collect();
         leaves.sort_unstable();
         // Several at once, so that looking for them does not come to count.
         leaves.truncate((leaves.len() / 16).max(1));
@@ -137,7 +138,9 @@ mod tests {
                 cache.evict(pool);
                 pool.take().unwrap()
             });
-            place = cache.insert(pool, place, &tokens(first), &mut page).unwrap();
+            place = cache
+                .insert(pool, place, &tokens(first), &mut page)
+                .unwrap();
             pages.push(page);
         }
         pages.iter().for_each(|&page| pool.release(page));
@@ -161,7 +164,10 @@ mod tests {
         let young = row(&mut cache, &mut pool, 0, &[300]);
         assert_eq!(row(&mut cache, &mut pool, 0, &[0])[0], old[0]);
         let new = row(&mut cache, &mut pool, 0, &[400]);
-        assert_eq!(new[0], old[1], "the child, whose parent was asked for since");
+        assert_eq!(
+            new[0], old[1],
+            "the child, whose parent was asked for since"
+        );
         assert_eq!(row(&mut cache, &mut pool, 0, &[300]), young);
         assert_eq!(row(&mut cache, &mut pool, 0, &[0])[0], old[0]);
     }

@@ -130,7 +130,11 @@ impl Row {
                 context,
             });
         }
-        if let Some(id) = self.ids.iter().find(|&&id| id as usize >= config.vocab_size) {
+        if let Some(id) = self
+            .ids
+            .iter()
+            .find(|&&id| id as usize >= config.vocab_size)
+        {
             return Err(TuneError::Chat {
                 reason: format!("token {id} is unknown to the model"),
             });
@@ -147,7 +151,11 @@ impl Row {
     pub(super) fn waits(&self, promised: &HashSet<u64>) -> bool {
         let next = self.computed / PAGE;
         let whole = self.computed % PAGE == 0 && (next + 1) * PAGE < self.ids.len();
-        whole && self.hashes.get(next).is_some_and(|hash| promised.contains(hash))
+        whole
+            && self
+                .hashes
+                .get(next)
+                .is_some_and(|hash| promised.contains(hash))
     }
 
     /// The pages that it will have computed after so many more tokens, or soon after.

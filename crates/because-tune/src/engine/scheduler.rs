@@ -303,7 +303,9 @@ impl Scheduler {
         }
         let base = &self.model.base;
         let pages = self.pool.len();
-        let cache = self.cache.get_or_insert_with(|| KeyValues::new(base, pages));
+        let cache = self
+            .cache
+            .get_or_insert_with(|| KeyValues::new(base, pages));
         // Rows of one adapter side by side.
         let mut order: Vec<usize> = (0..planned.len()).collect();
         let rows = &self.running;
@@ -329,8 +331,13 @@ impl Scheduler {
                 }
             })
             .collect();
-        let wants: Vec<bool> = pieces.iter().map(|piece| piece.wants == Wants::Last).collect();
-        let logits = self.inference.forward(base, cache, &pieces)?;
+        let wants: Vec<bool> = pieces
+            .iter()
+            .map(|piece| piece.wants == Wants::Last)
+            .collect();
+        // On a thread of the pool, from which small pieces of work need no call across threads.
+        let inference = &mut self.inference;
+        let logits = rayon::scope(|_| inference.forward(base, cache, &pieces))?;
         let mut place = vec![None; self.running.len()];
         let wanting = order.iter().zip(wants).filter(|(_, wants)| *wants);
         for (index, (&at, _)) in wanting.enumerate() {
@@ -351,7 +358,11 @@ impl Scheduler {
                     let bits: Vec<u32> = logits.iter().map(|logit| logit.to_bits()).collect();
                     let mut hasher = DefaultHasher::new();
                     bits.hash(&mut hasher);
-                    self.seen.bits.entry(row.id).or_default().push(hasher.finish());
+                    self.seen
+                        .bits
+                        .entry(row.id)
+                        .or_default()
+                        .push(hasher.finish());
                 }
                 choices.push((row, logits));
             }
@@ -380,7 +391,10 @@ impl Scheduler {
         for index in before..row.computed.min(row.prompt) / PAGE {
             let tokens = &row.ids[index * PAGE..(index + 1) * PAGE];
             let page = &mut row.pages[index];
-            if let Some(place) = self.prefixes.insert(&mut self.pool, row.place, tokens, page) {
+            if let Some(place) = self
+                .prefixes
+                .insert(&mut self.pool, row.place, tokens, page)
+            {
                 row.place = place;
             }
         }

@@ -35,7 +35,10 @@ impl Default for EngineSettings {
 
 impl EngineSettings {
     pub(crate) fn check(&self) -> Result<()> {
-        let counts = [("max_rows", self.max_rows), ("prompt_tokens", self.prompt_tokens)];
+        let counts = [
+            ("max_rows", self.max_rows),
+            ("prompt_tokens", self.prompt_tokens),
+        ];
         match counts.into_iter().find(|(_, count)| *count == 0) {
             Some((field, _)) => Err(TuneError::Setting {
                 field,

@@ -23,11 +23,13 @@ fn folder() -> PathBuf {
 
 /// A stored model with a longer context, and its adapter over it.
 fn model(name: &str) -> Loaded {
-    let mut base = BaseFolder::open(&folder().join(if name.starts_with("parity-tied") || name == "parity-odd" {
-        format!("{name}/base")
-    } else {
-        "parity/base".to_owned()
-    }))
+    let mut base = BaseFolder::open(&folder().join(
+        if name.starts_with("parity-tied") || name == "parity-odd" {
+            format!("{name}/base")
+        } else {
+            "parity/base".to_owned()
+        },
+    ))
     .unwrap();
     base.config.max_position_embeddings = 512;
     let base = base.model().unwrap();
@@ -116,7 +118,9 @@ fn run(model: &Arc<Loaded>, way: &Way, asks: &[Ask]) -> Run {
     Run {
         generations: ends.into_values().collect(),
         streamed,
-        bits: std::mem::take(&mut scheduler.seen.bits).into_values().collect(),
+        bits: std::mem::take(&mut scheduler.seen.bits)
+            .into_values()
+            .collect(),
         put_back: scheduler.seen.put_back,
     }
 }
@@ -175,7 +179,8 @@ fn rows_of_one_batch_take_different_adapters() {
         let (model, prompts) = (Arc::new(model(name)), vectors("parity").prompts);
         let [plain, adapted] = [None, Some("adapter")].map(|adapter| asks(&prompts, adapter, 40));
         let mixed: Vec<Ask> = plain.iter().chain(&adapted).step_by(3).cloned().collect();
-        let [plain, adapted] = [plain, adapted].map(|asks| run(&model, &way(1, 512, false, 0), &asks));
+        let [plain, adapted] =
+            [plain, adapted].map(|asks| run(&model, &way(1, 512, false, 0), &asks));
         let together = run(&model, &way(16, 20, true, 1), &mixed);
         let apart = plain.bits.into_iter().chain(adapted.bits).step_by(3);
         assert!(together.bits.into_iter().eq(apart), "{name}");
@@ -185,10 +190,18 @@ fn rows_of_one_batch_take_different_adapters() {
 
 #[test]
 fn the_forward_pass_of_generation_is_that_of_training() {
-    for name in ["parity", "parity-tied", "parity-odd", "parity-dora", "parity-patterns"] {
+    for name in [
+        "parity",
+        "parity-tied",
+        "parity-odd",
+        "parity-dora",
+        "parity-patterns",
+    ] {
         let model = model(name);
         let vocabulary = model.base.config.vocab_size;
-        let row: Vec<u32> = (0..90).map(|at| (at * 37 + at * at) % vocabulary as u32).collect();
+        let row: Vec<u32> = (0..90)
+            .map(|at| (at * 37 + at * at) % vocabulary as u32)
+            .collect();
         let overlay = model.overlay(Some("adapter")).unwrap();
         let pages: Vec<u32> = (0..row.len().div_ceil(PAGE) as u32).rev().collect();
         let mut cache = KeyValues::new(&model.base, pages.len());
@@ -211,7 +224,10 @@ fn the_forward_pass_of_generation_is_that_of_training() {
         let top = expected.iter().fold(0f32, |top, x| top.max(x.abs()));
         assert_eq!(is.len(), expected.len());
         for (is, expected) in is.iter().zip(&expected) {
-            assert!((is - expected).abs() < 1e-5 * top, "{name}: {is} {expected}");
+            assert!(
+                (is - expected).abs() < 1e-5 * top,
+                "{name}: {is} {expected}"
+            );
         }
     }
 }
@@ -244,9 +260,14 @@ fn a_row_larger_than_the_cache_ends_as_at_the_end_of_the_context() {
     let mut scheduler = Scheduler::new(Arc::clone(&model), small.settings.clone()).unwrap();
     let row = asks(&[vec![1; 33]], None, 1).remove(0).row(&model).unwrap();
     let error = scheduler.add(row).unwrap_err();
-    assert!(matches!(error, TuneError::ContextTooLong { context: 33, .. }), "{error}");
+    assert!(
+        matches!(error, TuneError::ContextTooLong { context: 33, .. }),
+        "{error}"
+    );
     small.settings.cache_bytes = 1;
-    let error = Scheduler::new(model, small.settings).unwrap_err().to_string();
+    let error = Scheduler::new(model, small.settings)
+        .unwrap_err()
+        .to_string();
     assert!(error.starts_with("cache_bytes: 1 is not enough"), "{error}");
 }
 
@@ -254,10 +275,15 @@ fn a_row_larger_than_the_cache_ends_as_at_the_end_of_the_context() {
 fn what_rows_begin_with_alike_is_computed_once_even_if_they_come_together() {
     let model = Arc::new(model("parity"));
     let head: Vec<u32> = (0..100).map(|at| at * at % 61).collect();
-    let prompts: Vec<Vec<u32>> = (0..4u32).map(|row| [&head[..], &[row; 3]].concat()).collect();
+    let prompts: Vec<Vec<u32>> = (0..4u32)
+        .map(|row| [&head[..], &[row; 3]].concat())
+        .collect();
     let asks = asks(&prompts, None, 5);
     let cached = |run: &Run| -> Vec<usize> {
-        run.generations.iter().map(|one| one.cached_tokens).collect()
+        run.generations
+            .iter()
+            .map(|one| one.cached_tokens)
+            .collect()
     };
     for prompt_tokens in [16, 50, 512] {
         let together = run(&model, &way(4, prompt_tokens, true, 0), &asks);
@@ -300,7 +326,10 @@ fn a_cancelled_row_gives_its_pages_back_and_disturbs_nobody() {
 
 #[test]
 fn a_drawn_answer_does_not_depend_on_its_neighbours() {
-    let (model, prompts) = (Arc::new(model("parity-tied")), vectors("parity-tied").prompts);
+    let (model, prompts) = (
+        Arc::new(model("parity-tied")),
+        vectors("parity-tied").prompts,
+    );
     let ask = |(seed, prompt): (usize, &Vec<u32>)| {
         let decoding = Decoding {
             temperature: 1.3,
@@ -387,17 +416,38 @@ fn a_full_queue_refuses_and_a_dropped_answer_makes_room() {
     let model = Arc::new(model("parity"));
     let engine = engine(&model, 1, 1);
     let long = || asks(&[vec![3, 4, 5]], None, 500).remove(0);
-    let (first, _second) = (engine.submit(long()).unwrap(), engine.submit(long()).unwrap());
+    let (first, _second) = (
+        engine.submit(long()).unwrap(),
+        engine.submit(long()).unwrap(),
+    );
     let error = engine.submit(long()).unwrap_err();
     assert!(matches!(error, TuneError::Busy { waiting: 2 }), "{error}");
     drop(first);
     eventually("the cancelled row goes", || engine.under_way() < 2);
     let third = asks(&[vec![3]], None, 2).remove(0);
-    assert_eq!(engine.submit(third).unwrap().wait().unwrap().token_ids.len(), 2);
+    assert_eq!(
+        engine
+            .submit(third)
+            .unwrap()
+            .wait()
+            .unwrap()
+            .token_ids
+            .len(),
+        2
+    );
     for (ask, said) in [
-        (asks(&[vec![1; 512]], None, 1).remove(0), "no room for an answer"),
-        (asks(&[vec![9999]], None, 1).remove(0), "token 9999 is unknown"),
-        (asks(&[vec![1]], Some("other"), 1).remove(0), "no adapter is called \"other\""),
+        (
+            asks(&[vec![1; 512]], None, 1).remove(0),
+            "no room for an answer",
+        ),
+        (
+            asks(&[vec![9999]], None, 1).remove(0),
+            "token 9999 is unknown",
+        ),
+        (
+            asks(&[vec![1]], Some("other"), 1).remove(0),
+            "no adapter is called \"other\"",
+        ),
     ] {
         let error = engine.submit(ask).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
@@ -449,9 +499,15 @@ fn a_constraint_masks_ends_and_its_panic_fails_every_answer() {
     };
     let done = submit(0).unwrap().wait().unwrap();
     assert_eq!((done.token_ids, done.finish), (vec![7, 7], Finish::Stop));
-    let (other, failed) = (engine.submit(asks(&[vec![3]], None, 500).remove(0)), submit(3));
+    let (other, failed) = (
+        engine.submit(asks(&[vec![3]], None, 500).remove(0)),
+        submit(3),
+    );
     let error = failed.unwrap().wait().unwrap_err().to_string();
-    assert!(error.contains("the engine ended before the answer"), "{error}");
+    assert!(
+        error.contains("the engine ended before the answer"),
+        "{error}"
+    );
     assert!(other.unwrap().wait().is_err());
     eventually("it is known to have ended", || engine.has_ended());
     assert!(submit(0).is_err());

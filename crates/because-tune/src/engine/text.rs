@@ -126,7 +126,11 @@ mod tests {
         assert!(!answer.is_stopped());
         let unfinished = vocabulary.encode("it fits EN").unwrap();
         let (pieces, _) = run(&vocabulary, &["END"], &unfinished);
-        assert!(pieces[..pieces.len() - 1].iter().all(|piece| !piece.contains('E')));
+        assert!(
+            pieces[..pieces.len() - 1]
+                .iter()
+                .all(|piece| !piece.contains('E'))
+        );
         assert_eq!(pieces.concat(), "it fits EN");
     }
 
@@ -134,7 +138,10 @@ mod tests {
     fn a_character_comes_whole() {
         let vocabulary = chat().vocabulary;
         let tokens = vocabulary.encode("naïve 日本 🦀!").unwrap();
-        assert!(tokens.len() > 12, "characters of several tokens: {tokens:?}");
+        assert!(
+            tokens.len() > 12,
+            "characters of several tokens: {tokens:?}"
+        );
         let (pieces, _) = run(&vocabulary, &[], &tokens);
         assert_eq!(pieces.concat(), "naïve 日本 🦀!");
         assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')));

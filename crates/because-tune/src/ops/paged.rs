@@ -120,14 +120,17 @@ impl PagedLayer {
             }
         }
         // The rows of a step lie as their spans follow each other.
-        pieces.into_par_iter().with_max_len(1).for_each(|(block, own)| {
-            SCRATCH.with_borrow_mut(|scratch| {
-                vectorized(
-                    #[inline(always)]
-                    || self.block(&block, q, own, scratch),
-                );
+        pieces
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|(block, own)| {
+                SCRATCH.with_borrow_mut(|scratch| {
+                    vectorized(
+                        #[inline(always)]
+                        || self.block(&block, q, own, scratch),
+                    );
+                });
             });
-        });
         let heads = self.shape.kv_heads;
         each_row(
             into,
@@ -172,7 +175,9 @@ impl PagedLayer {
                 }
             }
             for row in 0..rows {
-                let limit = (block.first + row / group + 1).saturating_sub(base).min(CHUNK);
+                let limit = (block.first + row / group + 1)
+                    .saturating_sub(base)
+                    .min(CHUNK);
                 scratch.limits[row] = limit;
                 if limit > 0 {
                     scratch.weigh(row, limit, wide);
@@ -355,7 +360,10 @@ fn add_rows<'a, const R: usize>(
             for (row, weights) in weights.iter_mut().enumerate() {
                 weights.copy_from_slice(&scores[row * CHUNK + page * PAGE..][..PAGE]);
             }
-            let values = values(page).iter().skip(place * step + column).step_by(step);
+            let values = values(page)
+                .iter()
+                .skip(place * step + column)
+                .step_by(step);
             for (place, value) in (place..PAGE).zip(values).take(end - at) {
                 for row in 0..R {
                     for lane in 0..PAGE {
@@ -382,13 +390,19 @@ mod tests {
     };
 
     fn wave(count: usize, pace: f32) -> Vec<f32> {
-        (0..count).map(|at| (at as f32 * pace).sin() * 2.0).collect()
+        (0..count)
+            .map(|at| (at as f32 * pace).sin() * 2.0)
+            .collect()
     }
 
     /// One sequence of `n` rows, its positions computed in pieces of `piece`, in pages in this order.
     fn in_pieces(n: usize, piece: usize, pages: &[u32]) -> Vec<f32> {
         let (wide, narrow) = (60, 20);
-        let (q, k, v) = (wave(n * wide, 0.7), wave(n * narrow, 0.3), wave(n * narrow, 0.9));
+        let (q, k, v) = (
+            wave(n * wide, 0.7),
+            wave(n * narrow, 0.3),
+            wave(n * narrow, 0.9),
+        );
         let mut layer = PagedLayer::new(pages.len(), SHAPE);
         let mut all = Vec::new();
         for from in (0..n).step_by(piece) {
@@ -429,7 +443,10 @@ mod tests {
             for i in 0..10 {
                 let sum: f64 = (0..=position).map(|row| score(row) * at(&v, row, i)).sum();
                 let is = f64::from(whole[position * 60 + head * 10 + i]);
-                assert!((is - sum / total).abs() < 1e-5, "{position} {head} {i}: {is}");
+                assert!(
+                    (is - sum / total).abs() < 1e-5,
+                    "{position} {head} {i}: {is}"
+                );
             }
         }
     }
