@@ -133,6 +133,19 @@ pub enum TuneError {
         /// What the model can attend to.
         context: usize,
     },
+    /// An engine has as many asks waiting as it takes.
+    #[error("{waiting} asks are under way already; try again later")]
+    Busy {
+        /// Asks that run or wait.
+        waiting: usize,
+    },
+    /// A text could not be generated, though nothing is wrong with what was asked: the model gives no numbers, or the engine
+    /// has failed.
+    #[error("generation failed: {reason}")]
+    Generation {
+        /// What happened.
+        reason: String,
+    },
     /// A JSON schema that an answer cannot be held to.
     #[error("schema{}: {reason}", at(place))]
     Schema {
@@ -198,6 +211,8 @@ impl TuneError {
             | Self::NotFinite { .. }
             | Self::Cancelled { .. }
             | Self::Interrupted { .. }
+            | Self::Busy { .. }
+            | Self::Generation { .. }
             | Self::Tensor(_) => false,
             _ => true,
         }
