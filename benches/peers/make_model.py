@@ -4,6 +4,7 @@
     python make_model.py --shape 0.5b --dtype bf16 --out DIR          # config.json and model.safetensors
     python make_model.py --shape 7b --dtype bf16 --shard-gb 4 --out DIR
     python make_model.py --widen DIR --out DIR2                       # the same values in f32
+    python make_model.py --shape small --tokenizer --out DIR          # with a tokenizer, for generation
 
 Weights are uniform with deviation 0.02, as Qwen2 is initialised; norms are 1. Needs numpy alone.
 """
@@ -135,6 +136,21 @@ def widen(source, out):
     return total
 
 
+def byte_tokenizer(size):
+    """A tokenizer.json of so many tokens, enough to turn answers into text: the 256 bytes, Qwen's special tokens, numbers."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = (at for at in range(256) if at not in printable)
+    chars = dict(zip(printable, map(chr, printable))) | {byte: chr(256 + at) for at, byte in enumerate(others)}
+    vocab = {chars[byte]: byte for byte in range(256)} | {f"\u0120w{at}": at for at in range(259, size)}
+    special = [{"id": 256 + at, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+                "normalized": False, "special": True} for at, text in enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
+            "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="small")
@@ -142,6 +158,7 @@ def main():
     parser.add_argument("--shard-gb", type=float, default=1e9, help="a new file after so many GB; one file if not given")
     parser.add_argument("--widen", type=Path, help="a bf16 folder of this script, to be written again in f32")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokenizer", action="store_true", help="write a tokenizer.json beside the weights")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -153,6 +170,8 @@ def main():
         rng, dtype = np.random.Generator(np.random.SFC64(args.seed)), args.dtype.upper()
         fill = lambda name, count: blocks(name, count, rng, dtype)
         total = write(args.out, list(tensors(args.shape)), dtype, int(args.shard_gb * 1e9), fill)
+    if args.tokenizer:
+        (args.out / "tokenizer.json").write_text(json.dumps(byte_tokenizer(SHAPES[args.shape][5])))
     print(json.dumps({"bytes": total, "seconds": round(time.perf_counter() - begun, 1)}))
 
 

@@ -115,6 +115,7 @@ pub use store::{
     Attempt, CallStats, KeptAnswer, ModelStats, ModelTotals, Paid, PaidCall, Prune, Pruned,
     Quantiles, RowFilter, Store, StoreStats, StoreTotals,
 };
+pub use text::split_thinking;
 #[cfg(feature = "tokenizer-json")]
 pub use tokens::TokenizerError;
 pub use tokens::{Calibration, Learnt, TokenCounter};

@@ -13,7 +13,8 @@ pub(crate) fn excerpt(text: &str, max_chars: usize) -> String {
 
 /// Parts what a reasoning model thought, between `<think>` and `</think>`, from its answer. The opening tag may be
 /// missing (some chat templates write it into the prompt); without the closing one, all of it was thought.
-pub(crate) fn split_thinking(text: &str) -> (Option<&str>, &str) {
+#[must_use]
+pub fn split_thinking(text: &str) -> (Option<&str>, &str) {
     let trimmed = text.trim();
     if let Some(rest) = trimmed.strip_prefix("<think>") {
         return match rest.split_once("</think>") {

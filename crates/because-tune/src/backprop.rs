@@ -85,7 +85,7 @@ impl Qwen {
         let pass = self.pass(batch);
         let mut x = self.embed(&batch.tokens.ids)?;
         for index in 0..self.layers.len() {
-            let (next, activations) = self.layer(index, &x, &pass, None)?;
+            let (next, activations) = self.layer(index, &x, &pass)?;
             activations.recycle(&self.pool)?;
             self.pool.recycle(std::mem::replace(&mut x, next))?;
         }
@@ -108,7 +108,7 @@ impl Qwen {
         };
         let mut inputs: Vec<(Tensor, Option<Activations>)> = Vec::new();
         for index in 0..self.layers.len() {
-            let (next, activations) = self.layer(index, &x, &pass, None)?;
+            let (next, activations) = self.layer(index, &x, &pass)?;
             let input = std::mem::replace(&mut x, next);
             if index < first {
                 activations.recycle(&self.pool)?;
@@ -134,7 +134,7 @@ impl Qwen {
             let activations = match kept {
                 Some(kept) => kept,
                 None => {
-                    let (out, activations) = self.layer(index, &x, &pass, None)?;
+                    let (out, activations) = self.layer(index, &x, &pass)?;
                     self.pool.recycle(out)?;
                     activations
                 }

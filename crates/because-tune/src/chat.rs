@@ -85,6 +85,12 @@ impl Chat {
         &self.stops
     }
 
+    /// Lets no token end an answer.
+    #[cfg(test)]
+    pub(crate) fn forget_stops(&mut self) {
+        self.stops.clear();
+    }
+
     /// The tokens of turns and of the opening of the answer to them.
     pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let parts = self.template.render(messages, true)?;

@@ -22,6 +22,9 @@ pub struct Decoding {
     pub repetition_penalty: f64,
     /// What draws are made from. Each prompt of a batch draws as if it were alone.
     pub seed: u64,
+    /// Texts before which an answer ends, wherever the borders of its tokens are; not part of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
 }
 
 impl Default for Decoding {
@@ -33,6 +36,7 @@ impl Default for Decoding {
             top_k: 0,
             repetition_penalty: 1.0,
             seed: 0,
+            stop: Vec::new(),
         }
     }
 }
@@ -65,23 +69,29 @@ impl Decoding {
             _ if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) => {
                 fault("repetition_penalty", "is not a positive number")
             }
+            _ if self.stop.iter().any(String::is_empty) => fault("stop", "has an empty text"),
             _ => Ok(()),
         }
     }
 }
 
 /// Chooses the tokens of one answer.
-pub(crate) struct Sampler<'a> {
-    decoding: &'a Decoding,
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    decoding: Decoding,
     rng: ChaCha8Rng,
 }
 
-impl<'a> Sampler<'a> {
-    pub(crate) fn new(decoding: &'a Decoding) -> Self {
+impl Sampler {
+    pub(crate) fn new(decoding: Decoding) -> Self {
         Self {
-            decoding,
             rng: generator(decoding.seed, "sampling"),
+            decoding,
         }
+    }
+
+    pub(crate) fn decoding(&self) -> &Decoding {
+        &self.decoding
     }
 
     /// Chooses among `logits`, those of the tokenizer's tokens only; `seen` are the tokens so far.
@@ -90,35 +100,40 @@ impl<'a> Sampler<'a> {
         if self.decoding.temperature == 0.0 {
             return likeliest(logits);
         }
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        // Ties go to the lower id, so that the order is the same everywhere.
-        let by_logit = |a: &u32, b: &u32| {
-            logits[*b as usize]
-                .total_cmp(&logits[*a as usize])
-                .then_with(|| a.cmp(b))
+        let mut order = Descending::new(logits);
+        let most = match self.decoding.top_k {
+            0 => logits.len(),
+            top_k => top_k.min(logits.len()),
         };
-        if self.decoding.top_k > 0 && self.decoding.top_k < order.len() {
-            order.select_nth_unstable_by(self.decoding.top_k - 1, by_logit);
-            order.truncate(self.decoding.top_k);
+        let top = f64::from(logits[order.at(0) as usize]);
+        let temperature = self.decoding.temperature;
+        let weight = |id: u32| ((f64::from(logits[id as usize]) - top) / temperature).exp();
+        // Of all tokens the sum needs no order; the few that a nucleus or a draw reaches are sorted as they are met.
+        let total: f64 = match most {
+            most if most < logits.len() => (0..most).map(|place| weight(order.at(place))).sum(),
+            _ => (0..most as u32).map(weight).sum(),
+        };
+        let within = match self.decoding.top_p {
+            top_p if top_p < 1.0 => {
+                let mut mass = 0.0;
+                let reached = (0..most).find(|&place| {
+                    mass += weight(order.at(place));
+                    mass >= top_p * total
+                });
+                reached.map_or(total, |_| mass)
+            }
+            _ => total,
+        };
+        let mut draw = self.rng.random::<f64>() * within;
+        let mut last = 0;
+        for place in 0..most {
+            last = order.at(place);
+            draw -= weight(last);
+            if draw < 0.0 {
+                break;
+            }
         }
-        order.sort_unstable_by(by_logit);
-        let top = f64::from(logits[order[0] as usize]);
-        let weight =
-            |id: &u32| ((f64::from(logits[*id as usize]) - top) / self.decoding.temperature).exp();
-        let weights: Vec<f64> = order.iter().map(weight).collect();
-        let total: f64 = weights.iter().sum();
-        let mut mass = 0.0;
-        let nucleus = weights.iter().position(|weight| {
-            mass += weight;
-            mass >= self.decoding.top_p * total
-        });
-        let last = nucleus.unwrap_or(order.len() - 1);
-        let mut draw = self.rng.random::<f64>() * weights[..=last].iter().sum::<f64>();
-        let hit = weights[..=last].iter().position(|weight| {
-            draw -= weight;
-            draw < 0.0
-        });
-        order[hit.unwrap_or(last)]
+        last
     }
 
     fn penalise(&self, logits: &mut [f32], seen: &[u32]) {
@@ -141,6 +156,44 @@ impl<'a> Sampler<'a> {
     }
 }
 
+/// Ids by falling logit, sorted as far as they are asked for. Ties go to the lower id, so that the order is the same
+/// everywhere.
+struct Descending<'a> {
+    logits: &'a [f32],
+    ids: Vec<u32>,
+    sorted: usize,
+}
+
+impl<'a> Descending<'a> {
+    fn new(logits: &'a [f32]) -> Self {
+        Self {
+            logits,
+            ids: (0..logits.len() as u32).collect(),
+            sorted: 0,
+        }
+    }
+
+    fn at(&mut self, place: usize) -> u32 {
+        const FIRST: usize = 64;
+        let logits = self.logits;
+        let by_logit = |a: &u32, b: &u32| {
+            logits[*b as usize]
+                .total_cmp(&logits[*a as usize])
+                .then_with(|| a.cmp(b))
+        };
+        while place >= self.sorted {
+            let rest = &mut self.ids[self.sorted..];
+            let next = (self.sorted * 4).max(FIRST).min(rest.len());
+            if next < rest.len() {
+                rest.select_nth_unstable_by(next - 1, by_logit);
+            }
+            rest[..next].sort_unstable_by(by_logit);
+            self.sorted += next;
+        }
+        self.ids[place]
+    }
+}
+
 fn likeliest(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (id, logit) in logits.iter().enumerate() {
@@ -156,7 +209,7 @@ mod tests {
     use super::*;
 
     fn draws(decoding: &Decoding, logits: &[f32], count: usize) -> Vec<u32> {
-        let mut sampler = Sampler::new(decoding);
+        let mut sampler = Sampler::new(decoding.clone());
         (0..count)
             .map(|_| sampler.choose(&mut logits.to_vec(), &[]))
             .collect()
@@ -216,6 +269,6 @@ mod tests {
             repetition_penalty: 2.0,
             ..Decoding::default()
         };
-        assert_eq!(Sampler::new(&decoding).choose(&mut [1.0, 1.5], &[1, 1]), 0);
+        assert_eq!(Sampler::new(decoding).choose(&mut [1.0, 1.5], &[1, 1]), 0);
     }
 }

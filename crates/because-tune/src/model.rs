@@ -3,7 +3,7 @@ use candle_core::Tensor;
 use crate::config::QwenConfig;
 use crate::error::Result;
 use crate::ops::{
-    self, AttentionShape, Dropout, Kept, LayerCache, Matrix, Param, Pool, Projection, Projections,
+    self, AttentionShape, Dropout, Kept, Matrix, Param, Pool, Projection, Projections,
     Rope, RopeTable, Segment, rms_norm, swiglu, view,
 };
 use crate::weights::Weights;
@@ -31,9 +31,10 @@ pub(crate) struct Qwen {
     /// `[v, d]`; the embedding itself where the two are tied.
     pub(crate) head: Matrix,
     pub(crate) pool: Pool,
-    rope: Rope,
+    pub(crate) rope: Rope,
 }
 
+#[derive(Clone)]
 pub(crate) struct Layer {
     pub(crate) input_norm: Param,
     pub(crate) inner_norm: Param,
@@ -63,8 +64,8 @@ impl Tokens {
         Self::after(sequences.into_iter().map(|ids| (ids, 0)))
     }
 
-    /// Sequences that continue ones of which so many tokens are cached.
-    pub(crate) fn after<'a>(sequences: impl IntoIterator<Item = (&'a [u32], usize)>) -> Self {
+    /// Sequences before which so many tokens are.
+    fn after<'a>(sequences: impl IntoIterator<Item = (&'a [u32], usize)>) -> Self {
         let mut ids = Vec::new();
         let segments = sequences
             .into_iter()
@@ -122,30 +123,6 @@ impl Tokens {
     fn reach(&self) -> usize {
         let ends = self.segments.iter().map(|one| one.past + one.len);
         ends.max().unwrap_or(0)
-    }
-}
-
-/// What generation remembers of a batch of sequences: keys and values of every layer.
-#[derive(Debug)]
-pub(crate) struct Cache {
-    layers: Vec<LayerCache>,
-    shape: AttentionShape,
-}
-
-impl Cache {
-    pub(crate) fn new(sequences: usize, config: &QwenConfig) -> Self {
-        let shape = attention_shape(config);
-        let layers = (0..config.num_hidden_layers)
-            .map(|_| LayerCache::new(sequences, shape))
-            .collect();
-        Self { layers, shape }
-    }
-
-    /// Forgets the sequences for which `keep` is false.
-    pub(crate) fn retain(&mut self, keep: &[bool]) {
-        self.layers
-            .iter_mut()
-            .for_each(|layer| layer.retain(keep, self.shape));
     }
 }
 
@@ -247,7 +224,8 @@ impl Qwen {
     }
 
     /// A number that differs where the weights do: of adapters, norms and biases all values, of every matrix some rows.
-    pub(crate) fn fingerprint(&self) -> Result<u64> {
+    /// `layers` are the model's own or those with an adapter over them.
+    pub(crate) fn fingerprint(&self, layers: &[Layer]) -> Result<u64> {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         let mut eat = |values: &[f32]| {
             for value in values {
@@ -262,12 +240,11 @@ impl Qwen {
         };
         sample(&self.embedding)?;
         sample(&self.head)?;
-        let groups = || self.layers.iter().flat_map(|layer| &layer.groups);
+        let groups = || layers.iter().flat_map(|layer| &layer.groups);
         for projection in groups().flat_map(|group| &group.all) {
             sample(&projection.weight)?;
         }
-        let norms = self
-            .layers
+        let norms = layers
             .iter()
             .flat_map(|one| [&one.input_norm, &one.inner_norm]);
         let biases = groups()
@@ -291,17 +268,9 @@ impl Qwen {
         Ok(hash)
     }
 
-    /// The final hidden states, `[n, d]`.
-    pub(crate) fn hidden(&self, tokens: &Tokens) -> Result<Tensor> {
-        self.run(tokens, None)
-    }
-
-    /// The final hidden states of tokens that continue what the cache holds.
-    pub(crate) fn hidden_cached(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
-        self.run(tokens, Some(cache))
-    }
 
     /// Logits `[n, v]` of the given rows of hidden states.
+    #[cfg(test)]
     pub(crate) fn logits(&self, hidden: &Tensor, rows: &[u32]) -> Result<Tensor> {
         let head = Projections {
             all: vec![Projection {
@@ -318,7 +287,9 @@ impl Qwen {
         Ok(one(logits))
     }
 
-    fn run(&self, tokens: &Tokens, mut cache: Option<&mut Cache>) -> Result<Tensor> {
+    /// The final hidden states, `[n, d]`.
+    #[cfg(test)]
+    pub(crate) fn hidden(&self, tokens: &Tokens) -> Result<Tensor> {
         let pass = Pass {
             segments: &tokens.segments,
             rope: self.rope(tokens),
@@ -327,8 +298,7 @@ impl Qwen {
         };
         let mut x = self.embed(&tokens.ids)?;
         for index in 0..self.layers.len() {
-            let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
-            let (next, activations) = self.layer(index, &x, &pass, cache)?;
+            let (next, activations) = self.layer(index, &x, &pass)?;
             activations.recycle(&self.pool)?;
             self.pool.recycle(std::mem::replace(&mut x, next))?;
         }
@@ -352,7 +322,6 @@ impl Qwen {
         index: usize,
         x: &Tensor,
         pass: &Pass<'_>,
-        cache: Option<&mut LayerCache>,
     ) -> Result<(Tensor, Activations)> {
         let (pool, layer, shape) = (
             &self.pool,
@@ -368,10 +337,7 @@ impl Qwen {
         let [q, k, v] = three(projected);
         let q = pass.rope.rotate(q, pass.segments)?;
         let k = pass.rope.rotate(k, pass.segments)?;
-        let mut mixed = match cache {
-            None => ops::attention(pool, (&q, &k, &v), shape, pass.segments)?,
-            Some(cache) => ops::cached_attention(pool, (&q, &k, &v), shape, pass.segments, cache)?,
-        };
+        let mut mixed = ops::attention(pool, (&q, &k, &v), shape, pass.segments)?;
         let dropout = pass.dropout.map(|dropout| match wanted {
             Some(rows) => dropout.of_rows(rows),
             None => dropout.clone(),

@@ -13,13 +13,16 @@
 mod attention;
 mod cross_entropy;
 mod dropout;
+mod fixed;
 mod gemm;
 mod gradients;
 mod linear;
 mod matrix;
 mod narrow;
 mod norm;
+mod paged;
 mod pool;
+mod quantised;
 #[cfg(test)]
 mod reference;
 mod rope;
@@ -27,17 +30,18 @@ mod rows;
 mod simd;
 mod swiglu;
 
-pub(crate) use attention::{
-    AttentionShape, LayerCache, Segment, attention, attention_backward, cached_attention,
-};
+pub(crate) use attention::{AttentionShape, Segment, attention, attention_backward};
 pub(crate) use cross_entropy::{cross_entropy, rows_at_once};
 pub(crate) use dropout::Dropout;
+pub(crate) use fixed::{Linear, linear};
 pub(crate) use gradients::Gradients;
 pub(crate) use linear::{Kept, Lora, Magnitude, Projection, Projections, row_squares};
 pub(crate) use matrix::{Mapped, Matrix, Param};
-pub(crate) use norm::{rms_norm, rms_norm_backward};
-pub(crate) use pool::{Pool, into_values, tensor, values, view};
+pub(crate) use norm::{rms_norm, rms_norm_backward, rms_norm_into};
+pub(crate) use paged::{PAGE, PagedLayer, Span};
+pub(crate) use pool::{Pool, tensor, values, view};
+pub(crate) use quantised::Quantised;
 pub(crate) use rope::{Rope, RopeTable};
 pub(crate) use rows::{embed, embed_backward, gather, scatter};
 pub(crate) use simd::{bf16_to_f32, f16_to_f32};
-pub(crate) use swiglu::{swiglu, swiglu_backward};
+pub(crate) use swiglu::{swiglu, swiglu_backward, swiglu_in_place};

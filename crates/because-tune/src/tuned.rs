@@ -1,4 +1,6 @@
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use because_core::Message;
@@ -6,52 +8,74 @@ use because_llm::{
     BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Role, Usage,
 };
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::adapter;
 use crate::base::BaseFolder;
 use crate::chat::Chat;
 use crate::config::QwenConfig;
 use crate::decoding::Decoding;
+use crate::engine::{Ask, Engine, EngineSettings, Event, Row, Scheduler};
 use crate::error::{Result, TuneError};
-use crate::generate::{Continuation, generate};
-use crate::model::{Qwen, Tokens};
-use crate::ops::values;
+use crate::grammar::{Grammar, Grammars};
+use crate::infer::{Inference, KeyValues, Piece, Wants};
+use crate::model::Qwen;
+use crate::ops::PAGE;
+use crate::overlay::Overlay;
 
-/// A base, with or without an adapter, ready to answer.
+/// A base, with or without adapters, ready to answer.
 ///
-/// It is a [`ChatModel`]. Its work is blocking: the future does everything when it is first polled and keeps its thread
-/// until the answer is there, so a server runs it where blocking is allowed. It answers in free text; a schema in the
-/// request is left to whoever checks the answer.
+/// [`TunedModel::generate`] and its like work on the caller's thread. As a [`ChatModel`] it answers through an [`Engine`] of its
+/// own, which starts with the first chat: chats that are under way together are one batch, and no thread waits for them. An
+/// answer to a request with a schema fits it.
 #[derive(Debug)]
 pub struct TunedModel {
-    model: Qwen,
-    chat: Chat,
+    loaded: Arc<Loaded>,
     id: ModelId,
     decoding: Decoding,
+    settings: EngineSettings,
+    /// What works on the caller's thread; its prefix cache stays from call to call.
+    scheduler: Mutex<Option<Scheduler>>,
+    engine: Mutex<Option<Engine>>,
+}
+
+/// What generation needs of a model, shared by all that generate with it.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) base: Qwen,
+    pub(crate) chat: Chat,
+    /// The adapter it was loaded with.
+    own: Option<(String, Arc<Overlay>)>,
+    others: RwLock<BTreeMap<String, Arc<Overlay>>>,
+    /// Made for the first schema.
+    grammars: Mutex<Option<Grammars>>,
 }
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finish {
-    /// The model ended it.
+    /// The model ended it, or a stop text did.
     Stop,
     /// The limit or the context did.
     Length,
 }
 
 /// One answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Generation {
-    /// Its text, without special tokens.
+    /// Its text, without special tokens, and cut before a stop text.
     pub text: String,
-    /// Its tokens, the one that ended it included.
+    /// Its tokens, those that ended it included.
     pub token_ids: Vec<u32>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Of these, those whose keys and values came from the prefix cache.
+    pub cached_tokens: usize,
     /// Why it ended.
     pub finish: Finish,
+    /// Seconds from the question to the first token, waiting included.
+    pub first_token_seconds: f64,
 }
 
 /// The answers to several prompts, in their order.
@@ -64,6 +88,64 @@ pub struct Generations {
     pub tokens_per_second: f64,
 }
 
+impl Loaded {
+    pub(crate) fn new(base: Qwen, chat: Chat, own: Option<(String, Arc<Overlay>)>) -> Self {
+        Self {
+            base,
+            chat,
+            own,
+            others: RwLock::default(),
+            grammars: Mutex::default(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with(self, name: &str, overlay: Overlay) -> Self {
+        let others = BTreeMap::from([(name.to_owned(), Arc::new(overlay))]);
+        Self {
+            others: RwLock::new(others),
+            ..self
+        }
+    }
+
+    /// What holds one answer to a schema.
+    pub(crate) fn grammar(&self, schema: &Value) -> Result<Grammar> {
+        let grammars = {
+            let mut made = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*made {
+                Some(grammars) => grammars.clone(),
+                None => made
+                    .insert(Grammars::new(&self.chat.vocabulary, self.chat.stops())?)
+                    .clone(),
+            }
+        };
+        grammars.json(schema)
+    }
+
+    /// The adapter of this name, or the one the model was loaded with.
+    pub(crate) fn overlay(&self, name: Option<&str>) -> Result<Option<Arc<Overlay>>> {
+        let own = self.own.as_ref();
+        let Some(name) = name else {
+            return Ok(own.map(|(_, overlay)| Arc::clone(overlay)));
+        };
+        if let Some((_, overlay)) = own.filter(|(own, _)| own == name) {
+            return Ok(Some(Arc::clone(overlay)));
+        }
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        match others.get(name) {
+            Some(overlay) => Ok(Some(Arc::clone(overlay))),
+            None => Err(unknown(name)),
+        }
+    }
+}
+
+fn unknown(name: &str) -> TuneError {
+    TuneError::Setting {
+        field: "adapter",
+        reason: format!("no adapter is called {name:?}"),
+    }
+}
+
 impl TunedModel {
     /// Loads a base folder and lays an adapter over it.
     ///
@@ -73,27 +155,33 @@ impl TunedModel {
     pub fn load(base: &Path, adapter: Option<&Path>) -> Result<Self> {
         let folder = BaseFolder::open(base)?;
         let chat = Chat::read(&folder.path, &folder.config)?;
-        let mut model = folder.model()?;
+        let base = folder.model()?;
         let mut name = format!("qwen:{}", folder.name());
-        if let Some(path) = adapter {
-            let (lora, parameters) = adapter::read(&adapter::check_folder(path)?, &folder.config)?;
-            lora.attach(&mut model, &parameters, false)?;
-            let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-            let own = whole
-                .file_name()
-                .map_or("adapter".into(), |own| own.to_string_lossy());
-            name = format!("{name}+{own}");
-        }
-        // Two models of one name must not answer from one cache.
-        let id = ModelId {
-            model: name,
-            endpoint: format!("local:{:016x}", model.fingerprint()?),
+        let mut own = None;
+        let fingerprint = match adapter {
+            None => base.fingerprint(&base.layers)?,
+            Some(path) => {
+                let (overlay, layers) = Overlay::read(path, &base)?;
+                let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+                let called = whole
+                    .file_name()
+                    .map_or("adapter".into(), |own| own.to_string_lossy());
+                name = format!("{name}+{called}");
+                own = Some((called.into_owned(), Arc::new(overlay)));
+                base.fingerprint(&layers)?
+            }
         };
         Ok(Self {
-            model,
-            chat,
-            id,
+            loaded: Arc::new(Loaded::new(base, chat, own)),
+            // Two models of one name must not answer from one cache.
+            id: ModelId {
+                model: name,
+                endpoint: format!("local:{fingerprint:016x}"),
+            },
             decoding: Decoding::default(),
+            settings: EngineSettings::default(),
+            scheduler: Mutex::default(),
+            engine: Mutex::default(),
         })
     }
 
@@ -104,10 +192,73 @@ impl TunedModel {
         self
     }
 
+    /// How much it does at once, and how much memory that may take.
+    #[must_use]
+    pub fn settings(mut self, settings: EngineSettings) -> Self {
+        self.settings = settings;
+        self.scheduler = Mutex::default();
+        self.engine = Mutex::default();
+        self
+    }
+
     /// The shape of the base.
     #[must_use]
     pub fn config(&self) -> &QwenConfig {
-        &self.model.config
+        &self.loaded.base.config
+    }
+
+    /// Lays one more adapter over the base, beside the others: nothing is loaded again, and nobody who asks without its name
+    /// sees it. The adapter of [`TunedModel::load`] is called by its folder's name.
+    ///
+    /// # Errors
+    /// When the adapter does not fit the base, or the name is taken.
+    pub fn add_adapter(&self, name: &str, folder: &Path) -> Result<()> {
+        let taken = || TuneError::Setting {
+            field: "adapter",
+            reason: format!("there is one called {name:?} already"),
+        };
+        if self.loaded.own.as_ref().is_some_and(|(own, _)| own == name) {
+            return Err(taken());
+        }
+        let (overlay, _) = Overlay::read(folder, &self.loaded.base)?;
+        let mut others = self.others();
+        if others.contains_key(name) {
+            return Err(taken());
+        }
+        others.insert(name.to_owned(), Arc::new(overlay));
+        Ok(())
+    }
+
+    /// Takes an adapter away again; answers under way with it are finished.
+    ///
+    /// # Errors
+    /// When there is none of this name, or the model was loaded with it.
+    pub fn remove_adapter(&self, name: &str) -> Result<()> {
+        match self.others().remove(name) {
+            Some(_) => Ok(()),
+            None => Err(unknown(name)),
+        }
+    }
+
+    /// The names of its adapters, the one it was loaded with first.
+    #[must_use]
+    pub fn adapters(&self) -> Vec<String> {
+        let own = self.loaded.own.iter().map(|(name, _)| name.clone());
+        own.chain(self.others().keys().cloned()).collect()
+    }
+
+    fn others(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<Overlay>>> {
+        let others = &self.loaded.others;
+        others.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a thread that generates with this model. It goes on when the model is dropped, and sees the adapters that are
+    /// added later.
+    ///
+    /// # Errors
+    /// When a setting is out of its range, or there is no thread to be had.
+    pub fn engine(&self, settings: EngineSettings) -> Result<Engine> {
+        Engine::start(Arc::clone(&self.loaded), settings)
     }
 
     /// Answers one chat.
@@ -128,11 +279,10 @@ impl TunedModel {
         prompts: &[Vec<Message>],
         decoding: &Decoding,
     ) -> Result<Generations> {
-        let prompts = prompts
+        let asks = prompts
             .iter()
-            .map(|messages| self.chat.prompt(messages))
-            .collect::<Result<Vec<_>>>()?;
-        self.continue_tokens(&prompts, decoding)
+            .map(|messages| Ask::chat(messages.clone(), decoding.clone()));
+        self.answer_all(asks.collect())
     }
 
     /// Continues rows of tokens, for prompts that were tokenised elsewhere.
@@ -144,30 +294,72 @@ impl TunedModel {
         prompts: &[Vec<u32>],
         decoding: &Decoding,
     ) -> Result<Generations> {
-        let begun = Instant::now();
-        let continued = generate(&self.model, &self.chat, prompts, decoding)?;
-        let tokens: usize = continued.iter().map(|one| one.ids.len()).sum();
-        let seconds = begun.elapsed().as_secs_f64();
-        let outputs = prompts
+        let asks = prompts
             .iter()
-            .zip(continued)
-            .map(|(prompt, Continuation { ids, stopped })| {
-                Ok(Generation {
-                    text: self.chat.vocabulary.decode(&ids)?,
-                    token_ids: ids,
-                    prompt_tokens: prompt.len(),
-                    finish: if stopped {
-                        Finish::Stop
-                    } else {
-                        Finish::Length
-                    },
-                })
-            })
-            .collect::<Result<_>>()?;
+            .map(|prompt| Ask::tokens(prompt.clone(), decoding.clone()));
+        self.answer_all(asks.collect())
+    }
+
+    /// Answers questions of which each may have its own adapter and decoding, in their order. What their prompts begin with
+    /// alike is computed once, also from one call to the next.
+    ///
+    /// # Errors
+    /// As [`TunedModel::generate`], and when no adapter has a name that is asked for.
+    pub fn answer_all(&self, asks: Vec<Ask>) -> Result<Generations> {
+        let begun = Instant::now();
+        let rows = asks
+            .into_iter()
+            .map(|ask| ask.row(&self.loaded))
+            .collect::<Result<Vec<_>>>()?;
+        let outputs = self.run(rows)?;
+        let tokens: usize = outputs.iter().map(|one| one.token_ids.len()).sum();
+        let seconds = begun.elapsed().as_secs_f64();
         Ok(Generations {
             outputs,
             tokens_per_second: tokens as f64 / seconds.max(1e-9),
         })
+    }
+
+    fn run(&self, rows: Vec<Row>) -> Result<Vec<Generation>> {
+        let mut scheduler = self.scheduler.lock().unwrap_or_else(|poisoned| {
+            // What a panic has left may be half done.
+            self.scheduler.clear_poison();
+            let mut scheduler = poisoned.into_inner();
+            *scheduler = None;
+            scheduler
+        });
+        let scheduler = match &mut *scheduler {
+            Some(scheduler) => scheduler,
+            none => none.insert(Scheduler::new(
+                Arc::clone(&self.loaded),
+                self.settings.clone(),
+            )?),
+        };
+        // What an error may have left.
+        scheduler.clear();
+        let mut outputs: Vec<Option<Generation>> = vec![None; rows.len()];
+        let mut first = None;
+        for row in rows {
+            let id = scheduler.add(row)?;
+            first.get_or_insert(id);
+        }
+        let first = first.unwrap_or(0);
+        let mut events = Vec::new();
+        while !scheduler.is_idle() {
+            scheduler.step(&mut events)?;
+            for (id, event) in events.drain(..) {
+                match event {
+                    Event::Text(_) => {}
+                    Event::Done(generation) => outputs[(id - first) as usize] = Some(generation),
+                    Event::Failed(error) => return Err(error),
+                }
+            }
+        }
+        let missing = || TuneError::Generation {
+            reason: "a row came to no end".into(),
+        };
+        let outputs = outputs.into_iter().map(|one| one.ok_or_else(missing));
+        outputs.collect()
     }
 
     /// How many tokens a prompt has.
@@ -175,7 +367,7 @@ impl TunedModel {
     /// # Errors
     /// When the chat cannot be rendered.
     pub fn prompt_tokens(&self, messages: &[Message]) -> Result<usize> {
-        Ok(self.chat.prompt(messages)?.len())
+        Ok(self.loaded.chat.prompt(messages)?.len())
     }
 
     /// The tokens of a text that a person wrote; never a special one, whatever it says.
@@ -183,7 +375,7 @@ impl TunedModel {
     /// # Errors
     /// When the tokenizer fails.
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
-        self.chat.vocabulary.encode(text)
+        self.loaded.chat.vocabulary.encode(text)
     }
 
     /// The logits after each token of each row, `[t][v]`, for comparison with another implementation.
@@ -191,7 +383,8 @@ impl TunedModel {
     /// # Errors
     /// When a token is unknown to the model or a row is longer than its context.
     pub fn logits(&self, rows: &[Vec<u32>]) -> Result<Vec<Vec<Vec<f32>>>> {
-        let config = &self.model.config;
+        let base = &self.loaded.base;
+        let config = &base.config;
         for row in rows {
             if row.is_empty() || row.len() > config.max_position_embeddings {
                 return Err(TuneError::ContextTooLong {
@@ -205,40 +398,36 @@ impl TunedModel {
                 });
             }
         }
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        let tokens = Tokens::new(rows.iter().map(Vec::as_slice));
-        let hidden = self.model.hidden(&tokens)?;
-        tokens
-            .segments
-            .iter()
-            .map(|segment| {
-                let at: Vec<u32> = (segment.start..segment.start + segment.len)
-                    .map(|row| row as u32)
-                    .collect();
-                let logits = values(&self.model.logits(&hidden, &at)?)?;
-                Ok(logits
-                    .chunks(config.vocab_size)
-                    .map(<[f32]>::to_vec)
-                    .collect())
+        let own = self.loaded.own.as_ref();
+        let overlay = own.map(|(_, overlay)| &**overlay);
+        let mut inference = Inference::default();
+        rows.iter()
+            .map(|row| {
+                let pages: Vec<u32> = (0..row.len().div_ceil(PAGE) as u32).collect();
+                let mut cache = KeyValues::new(base, pages.len());
+                let piece = Piece {
+                    tokens: row,
+                    past: 0,
+                    pages: &pages,
+                    overlay,
+                    wants: Wants::All,
+                };
+                let logits = inference.forward(base, &mut cache, &[piece])?;
+                let logits = logits.chunks(config.vocab_size).map(<[f32]>::to_vec);
+                Ok(logits.collect())
             })
             .collect()
     }
 
-    fn answer(&self, request: &ChatRequest) -> Result<ChatResponse> {
-        let messages: Vec<Message> = request
-            .messages
-            .iter()
-            .map(|message| {
-                let role = match message.role {
-                    Role::System => "system",
-                    Role::User => "user",
-                    Role::Assistant => "assistant",
-                };
-                Message::new(role, message.content.as_str())
-            })
-            .collect();
+    fn ask(&self, request: &ChatRequest) -> Ask {
+        let messages = request.messages.iter().map(|message| {
+            let role = match message.role {
+                Role::System => "system",
+                Role::User => "user",
+                Role::Assistant => "assistant",
+            };
+            Message::new(role, message.content.as_str())
+        });
         let (asked, own) = (&request.sampling, &self.decoding);
         let decoding = Decoding {
             max_tokens: asked
@@ -249,22 +438,40 @@ impl TunedModel {
             seed: request.seed.unwrap_or(own.seed),
             ..own.clone()
         };
-        let generation = self.generate(&messages, &decoding)?;
+        Ask {
+            schema: request.schema.as_ref().map(|one| one.schema.clone()),
+            ..Ask::chat(messages.collect(), decoding)
+        }
+    }
+
+    fn own_engine(&self) -> Result<Engine> {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = engine.as_ref().filter(|engine| !engine.has_ended()) {
+            return Ok(engine.clone());
+        }
+        Ok(engine.insert(self.engine(self.settings.clone())?).clone())
+    }
+
+    fn response(&self, generation: Generation) -> Result<ChatResponse> {
+        let (thought, answer) = because_llm::split_thinking(&generation.text);
+        let reasoning_tokens = match thought {
+            Some(thought) => self.tokenize(thought)?.len() as u64,
+            None => 0,
+        };
+        let finish = match generation.finish {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+        };
         Ok(ChatResponse {
-            answer: generation.text,
-            finish_reason: Some(
-                if generation.finish == Finish::Stop {
-                    "stop"
-                } else {
-                    "length"
-                }
-                .to_owned(),
-            ),
+            answer: answer.to_owned(),
+            reasoning: thought.map(str::to_owned),
+            finish_reason: Some(finish.to_owned()),
             model: Some(self.id.model.clone()),
             usage: Usage {
                 prompt_tokens: generation.prompt_tokens as u64,
                 completion_tokens: generation.token_ids.len() as u64,
-                ..Usage::default()
+                cached_tokens: generation.cached_tokens as u64,
+                reasoning_tokens,
             },
             ..ChatResponse::default()
         })
@@ -277,19 +484,32 @@ impl ChatModel for TunedModel {
         request: &'a ChatRequest,
     ) -> BoxFuture<'a, because_llm::Result<ChatResponse>> {
         Box::pin(async move {
-            self.answer(request).map_err(|error| match error {
-                TuneError::ContextTooLong { .. } => ChatError::ContextTooLong {
-                    message: error.to_string(),
-                },
-                _ => ChatError::Permanent {
-                    status: None,
-                    message: error.to_string(),
-                },
-            })
+            let answering = self
+                .own_engine()
+                .and_then(|engine| engine.submit(self.ask(request)))
+                .map_err(chat_error)?;
+            let generation = answering.done().await.map_err(chat_error)?;
+            self.response(generation).map_err(chat_error)
         })
     }
 
     fn id(&self) -> ModelId {
         self.id.clone()
+    }
+}
+
+fn chat_error(error: TuneError) -> ChatError {
+    let message = error.to_string();
+    match error {
+        TuneError::ContextTooLong { .. } => ChatError::ContextTooLong { message },
+        TuneError::Busy { .. } => ChatError::Overloaded {
+            message,
+            retry_after: None,
+            rate_limits: None,
+        },
+        _ => ChatError::Permanent {
+            status: None,
+            message,
+        },
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use because_core::{Message, SftExample};
 use because_llm::{ChatModel, ChatRequest, Sampling};
 use because_tune::{
-    Decoding, Finish, LoraConfig, TinyBase, TrainConfig, TrainEvent, TrainSet, TrainSummary,
+    Ask, Decoding, Finish, LoraConfig, TinyBase, TrainConfig, TrainEvent, TrainSet, TrainSummary,
     Trainer, TuneError, TunedModel,
 };
 
@@ -445,7 +445,8 @@ fn greedy_decoding_with_a_cache_takes_the_top_of_the_full_pass() {
             .continue_tokens(std::slice::from_ref(prompt), &Decoding::greedy(20))
             .unwrap();
         assert_eq!(
-            alone.outputs[0], *answer,
+            (&alone.outputs[0].text, &alone.outputs[0].token_ids),
+            (&answer.text, &answer.token_ids),
             "a batch answers as each prompt alone"
         );
         let whole: Vec<u32> = prompt.iter().chain(&answer.token_ids).copied().collect();
@@ -470,9 +471,10 @@ fn drawn_answers_repeat_with_their_seed_only() {
         model
             .generate(&[Message::new("user", "Why?")], &decoding)
             .unwrap()
+            .token_ids
     };
     assert_eq!(ask(1), ask(1));
-    assert_ne!(ask(1).token_ids, ask(2).token_ids);
+    assert_ne!(ask(1), ask(2));
 }
 
 #[test]
@@ -520,8 +522,105 @@ async fn a_tuned_model_is_a_chat_model() {
     let same = model
         .generate(&[Message::new("user", "Why?")], &Decoding::greedy(3))
         .unwrap();
-    assert_eq!((same.text, same.finish), (response.answer, Finish::Length));
+    assert_eq!(
+        (same.text.trim(), same.finish),
+        (response.answer.as_str(), Finish::Length)
+    );
     assert_eq!(response.usage.prompt_tokens, same.prompt_tokens as u64);
+    let long = because_llm::Message::user("word ".repeat(4000));
+    let error = model.chat(&ChatRequest::new(vec![long])).await.unwrap_err();
+    assert!(
+        matches!(error, because_llm::ChatError::ContextTooLong { .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn chats_that_are_under_way_together_answer_as_each_alone() {
+    let model = TunedModel::load(base(), None).unwrap();
+    let request = |row: u64| {
+        let sampling = Sampling {
+            max_tokens: Some(12),
+            temperature: Some(1.1),
+            ..Sampling::default()
+        };
+        let question = format!("Why does user {row} like late ramen and quiet games?");
+        ChatRequest::new(vec![
+            because_llm::Message::system("You explain recommendations in one sentence."),
+            because_llm::Message::user(question),
+        ])
+        .sampling(sampling)
+        .seed(row)
+    };
+    let requests: Vec<ChatRequest> = (0..6).map(request).collect();
+    let [a, b, c, d, e, f] = [0, 1, 2, 3, 4, 5].map(|row| model.chat(&requests[row]));
+    let (a, b, c, d, e, f) = tokio::join!(a, b, c, d, e, f);
+    let together = [a, b, c, d, e, f].map(Result::unwrap);
+    let cached: Vec<u64> = together.iter().map(|one| one.usage.cached_tokens).collect();
+    assert!(cached[1..].iter().all(|&tokens| tokens >= 16), "{cached:?}");
+    let other = TunedModel::load(base(), None).unwrap();
+    for (request, answer) in requests.iter().zip(&together) {
+        let alone = other.chat(request).await.unwrap();
+        assert_eq!(alone.answer, answer.answer);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_a_schema_fits_it_beside_answers_in_free_text() {
+    let model = TunedModel::load(base(), None).unwrap();
+    let schema = serde_json::json!({
+        "type": "object", "required": ["stars", "why"], "additionalProperties": false,
+        "properties": {"stars": {"type": "integer", "minimum": 1, "maximum": 5}, "why": {"type": "string"}},
+    });
+    let request = |seed: u64| {
+        let sampling = Sampling {
+            max_tokens: Some(120),
+            temperature: Some(1.0),
+            ..Sampling::default()
+        };
+        let question = because_llm::Message::user("How many stars?");
+        ChatRequest::new(vec![question])
+            .sampling(sampling)
+            .seed(seed)
+    };
+    let held = request(1).schema("rating", schema);
+    let (held, free) = (held, request(1));
+    let (held, free) = tokio::join!(model.chat(&held), model.chat(&free));
+    let answer: serde_json::Value = serde_json::from_str(&held.unwrap().answer).unwrap();
+    assert!((1..=5).contains(&answer["stars"].as_i64().unwrap()) && answer["why"].is_string());
+    let alone = TunedModel::load(base(), None).unwrap();
+    let alone = alone.chat(&request(1)).await.unwrap();
+    assert_eq!(free.unwrap().answer, alone.answer);
+}
+
+#[test]
+fn adapters_are_laid_over_a_base_by_name_and_taken_away() {
+    let out = tempfile::tempdir().unwrap();
+    train(&Trainer::new(settings()), out.path()).unwrap();
+    let prompt = [Message::new("user", "Why?")];
+    let ask = |adapter: Option<&str>| {
+        let ask = Ask::chat(prompt.to_vec(), Decoding::greedy(8));
+        match adapter {
+            Some(name) => ask.adapter(name),
+            None => ask,
+        }
+    };
+    let plain = TunedModel::load(base(), None).unwrap();
+    plain.add_adapter("kind", out.path()).unwrap();
+    assert!(plain.add_adapter("kind", out.path()).is_err());
+    let both = plain
+        .answer_all(vec![ask(None), ask(Some("kind"))])
+        .unwrap();
+    let loaded = TunedModel::load(base(), Some(out.path())).unwrap();
+    let alone = loaded.generate(&prompt, &Decoding::greedy(8)).unwrap();
+    assert_eq!(both.outputs[1].token_ids, alone.token_ids);
+    let base_alone = plain.generate(&prompt, &Decoding::greedy(8)).unwrap();
+    assert_eq!(both.outputs[0].token_ids, base_alone.token_ids);
+    assert_ne!(both.outputs[0].token_ids, both.outputs[1].token_ids);
+    plain.remove_adapter("kind").unwrap();
+    let error = plain.answer_all(vec![ask(Some("kind"))]).unwrap_err();
+    assert_eq!(error.to_string(), "adapter: no adapter is called \"kind\"");
+    assert!(plain.remove_adapter("kind").is_err() && plain.adapters().is_empty());
 }
 
 fn copy(from: &Path) -> tempfile::TempDir {

@@ -1,7 +1,7 @@
 use super::{LoraConfig, LoraPair};
 use crate::config::QwenConfig;
 use crate::error::Result;
-use crate::model::{GROUPS, Qwen};
+use crate::model::{GROUPS, Layer, Qwen};
 use crate::ops::{Lora, Magnitude, row_squares};
 use crate::params::{Parameters, generator, uniform};
 
@@ -108,7 +108,22 @@ impl LoraConfig {
         parameters: &Parameters,
         learns: bool,
     ) -> Result<()> {
-        let pairs = self.pairs(&model.config)?;
+        let Qwen { config, layers, .. } = model;
+        self.attach_to(config, layers, parameters, learns)
+    }
+
+    /// The same over the layers of a model of this shape.
+    ///
+    /// # Errors
+    /// As [`LoraConfig::pairs`].
+    pub(crate) fn attach_to(
+        &self,
+        config: &QwenConfig,
+        layers: &mut [Layer],
+        parameters: &Parameters,
+        learns: bool,
+    ) -> Result<()> {
+        let pairs = self.pairs(config)?;
         let get = |pair: &LoraPair, part: &str| {
             let name = format!("{}.{part}", pair.path);
             let found = parameters.get(&name, learns);
@@ -117,7 +132,7 @@ impl LoraConfig {
         let group = |pair: &LoraPair| (pair.layer, group_of(pair.projection));
         for pairs in pairs.chunk_by(|one, other| group(one) == group(other)) {
             let (layer, index) = group(&pairs[0]);
-            let projections = &mut model.layers[layer].groups[index];
+            let projections = &mut layers[layer].groups[index];
             let ranks = pairs.iter().map(|pair| pair.rank).sum();
             let first = format!("{}.lora_A.weight", pairs[0].path);
             projections.a = parameters.span(&first, ranks, learns)?;

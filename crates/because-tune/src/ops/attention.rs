@@ -5,8 +5,8 @@ use super::gemm::{Mat, MatMut, multiply};
 use super::pool::{Pool, tensor, view};
 use super::simd::{add, dot, exp_in_place, max, scale, vectorized};
 
-/// The rows one sequence occupies in a batch, and how many tokens came before them: in a cache, or, in training, as the
-/// first rows of the batch, which several sequences may share.
+/// The rows one sequence occupies in a batch, and how many tokens came before them as the first rows of the batch, which
+/// several sequences may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) start: usize,
@@ -24,11 +24,11 @@ pub(crate) struct AttentionShape {
 
 impl AttentionShape {
     /// Query heads that share a key head.
-    fn group(self) -> usize {
+    pub(super) fn group(self) -> usize {
         self.heads / self.kv_heads
     }
 
-    fn scale(self) -> f32 {
+    pub(super) fn scale(self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
@@ -308,63 +308,4 @@ fn gradients(
         );
     }
     [dq, dk, dv]
-}
-
-/// The keys (turned) and values one layer has seen: for each sequence and key head two growing `[t, d_head]`.
-#[derive(Debug, Default)]
-pub(crate) struct LayerCache {
-    heads: Vec<(Vec<f32>, Vec<f32>)>,
-}
-
-impl LayerCache {
-    pub(crate) fn new(sequences: usize, shape: AttentionShape) -> Self {
-        Self {
-            heads: vec![Default::default(); sequences * shape.kv_heads],
-        }
-    }
-
-    /// Keeps only the sequences for which `keep` holds.
-    pub(crate) fn retain(&mut self, keep: &[bool], shape: AttentionShape) {
-        let mut index = 0;
-        self.heads.retain(|_| {
-            index += 1;
-            keep[(index - 1) / shape.kv_heads]
-        });
-    }
-}
-
-/// [`attention`] whose keys and values go into a cache and are read from it; segment `i` is sequence `i` of the cache.
-pub(crate) fn cached_attention(
-    pool: &Pool,
-    (q, k, v): (&Tensor, &Tensor, &Tensor),
-    shape: AttentionShape,
-    segments: &[Segment],
-    cache: &mut LayerCache,
-) -> Result<Tensor> {
-    let (dims, d) = (q.dims2()?, shape.head_dim);
-    let width = shape.group() * d;
-    let (q, k, v) = (view(q)?, view(k)?, view(v)?);
-    let columns = columns(shape, (&q, &k, &v));
-    let pieces = pieces(segments, shape);
-    let parts: Vec<Vec<f32>> = pieces
-        .par_iter()
-        .zip(&mut cache.heads)
-        .map(|(&(segment, head), (keys, vals))| {
-            let own = (segment.start, segment.len);
-            push_columns(keys, columns.k, own, columns.narrow, (head * d, d));
-            push_columns(vals, columns.v, own, columns.narrow, (head * d, d));
-            attend(
-                &columns.queries(columns.q, segment, head),
-                keys,
-                vals,
-                segment,
-                shape,
-            )
-        })
-        .collect();
-    let mut out = pool.take(q.len());
-    for ((segment, head), part) in pieces.into_iter().zip(&parts) {
-        put_columns(&mut out, dims.1, segment, head * width, part, width);
-    }
-    tensor(out, dims)
 }

@@ -11,19 +11,25 @@ use super::simd::{add_column_sums, dot, dot3, each_row};
 pub(crate) fn rms_norm(pool: &Pool, x: &Tensor, weight: &Param, eps: f64) -> Result<Tensor> {
     let ((n, d), x, w) = (x.dims2()?, view(x)?, view(&weight.tensor)?);
     let mut y = pool.take(n * d);
+    rms_norm_into(&mut y, &x, &w, eps);
+    tensor(y, (n, d))
+}
+
+/// [`rms_norm`] on plain numbers.
+pub(crate) fn rms_norm_into(y: &mut [f32], x: &[f32], w: &[f32], eps: f64) {
+    let d = w.len();
     each_row(
-        &mut y,
+        y,
         d,
         #[inline(always)]
         |row, y| {
             let x = &x[row * d..][..d];
             let q = inverse(x, eps);
-            for ((y, x), w) in y.iter_mut().zip(x).zip(&*w) {
+            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
                 *y = w * (x * q);
             }
         },
     );
-    tensor(y, (n, d))
 }
 
 /// With `q = 1 / sqrt(mean(x^2) + eps)` and g the gradient of y: adds `dx = q (w g - x q^2 mean(w g x))` to `into`, and

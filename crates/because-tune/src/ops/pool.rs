@@ -65,14 +65,6 @@ impl Pool {
         }
     }
 
-    /// Gives everything that is not in use back to the system.
-    pub(crate) fn clear(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-    }
-
     /// Takes the numbers of a tensor back that nobody else holds.
     pub(crate) fn recycle(&self, tensor: Tensor) -> Result<()> {
         self.give(into_values(tensor)?);

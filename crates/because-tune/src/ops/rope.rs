@@ -69,10 +69,21 @@ impl RopeTable {
                 positions[segment.start + at] = segment.past + at;
             }
         }
-        let (mut x, half) = (into_values(x)?, self.half);
+        let mut x = into_values(x)?;
+        self.turn_in_place(&mut x, shape.1, &positions, sign);
+        tensor(x, shape)
+    }
+
+    /// [`Self::rotate`] on plain numbers: rows of `width`, each at its position.
+    pub(crate) fn rotate_in_place(&self, x: &mut [f32], width: usize, positions: &[usize]) {
+        self.turn_in_place(x, width, positions, 1.0);
+    }
+
+    fn turn_in_place(&self, x: &mut [f32], width: usize, positions: &[usize], sign: f32) {
+        let half = self.half;
         each_row(
-            &mut x,
-            shape.1,
+            x,
+            width,
             #[inline(always)]
             |row, x| {
                 let position = positions[row];
@@ -86,7 +97,6 @@ impl RopeTable {
                 }
             },
         );
-        tensor(x, shape)
     }
 }
 

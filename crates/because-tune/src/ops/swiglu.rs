@@ -24,6 +24,20 @@ pub(crate) fn swiglu(pool: &Pool, gate: &Tensor, up: &Tensor) -> Result<Tensor> 
     tensor(y, shape)
 }
 
+/// The same on plain numbers, with rows of `width`, where gate lies.
+pub(crate) fn swiglu_in_place(gate: &mut [f32], up: &[f32], width: usize) {
+    each_row(
+        gate,
+        width,
+        #[inline(always)]
+        |row, gate| {
+            for (gate, up) in gate.iter_mut().zip(&up[row * width..][..width]) {
+                *gate = *gate * logistic(*gate) * up;
+            }
+        },
+    );
+}
+
 /// From `(gate, up, g)`, g the gradient of y: `[dgate, dup]` in the buffers of gate and up, with `dup = g silu(gate)` and
 /// `dgate = g up s (1 + gate (1 - s))`.
 pub(crate) fn swiglu_backward(
