@@ -23,6 +23,10 @@ use because::core::Project;
 use because::graph::{Format, Import};
 use serde::{Deserialize, Serialize};
 
+/// That of the `because` command.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let given: Vec<String> = std::env::args()
         .skip(1)

@@ -16,6 +16,11 @@ use tracing_subscriber::EnvFilter;
 use crate::args::Cli;
 use crate::output::Output;
 
+/// What one thread makes, another drops: an answer goes from the calls' thread to the one that keeps it. Allocators that own
+/// memory by thread take a fifth of a call's time for that; this one does not.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // async-openai logs whole answers that it cannot read; what is wrong with them is in our own error.

@@ -13,6 +13,8 @@ mod gather;
 mod line;
 mod literal;
 mod markup;
+mod merge;
+mod nodes;
 mod pairs;
 mod parquet;
 mod parse;
@@ -21,6 +23,7 @@ mod record;
 mod refused;
 mod rejects;
 mod rule;
+mod sort;
 mod source;
 mod spool;
 mod stream;
@@ -42,7 +45,9 @@ pub use self::record::RecordKind;
 use self::rejects::Rejects;
 use self::spool::Draft;
 use self::stream::Flow;
-pub use self::summary::{ColdCounts, Filtered, ImportSummary, ImportedFile, ReasonCount};
+pub use self::summary::{
+    ColdCounts, Conflicts, FieldConflicts, Filtered, ImportSummary, ImportedFile, ReasonCount,
+};
 use self::write::Written;
 use crate::plan::{Applied, Plan};
 use crate::{Error, Ratio, Result, SplitStrategy};
@@ -54,6 +59,17 @@ use crate::{Error, Ratio, Result, SplitStrategy};
 /// interaction (with an explanation: a reference), a user alone is a user, an item alone an item. What has no place of its own
 /// becomes an attribute of the user or item. Of two interactions of one pair the later is kept, or the first where a time is
 /// missing.
+///
+/// Rows about one user or item complete each other, in whichever files they are: the first is its line, and later ones fill the
+/// fields and attributes that it lacks. A later row is
+///
+/// - *taken* where it says something new, or less than is known and nothing otherwise; [`ImportSummary::merged`] counts these;
+/// - *rejected* where one row before it says the same (`duplicate of FILE line N`), or where it says nothing new and something
+///   otherwise (`contradicts FILE line N in title`).
+///
+/// Where a row that is taken contradicts another in some field, the value that came first stays, and the other goes to
+/// `conflicts.jsonl` with both places; [`ImportSummary::conflicts`] counts these. So the order of the files decides nothing but which
+/// of two contradicting values stays (and which writing of one value: 1995 and the text "1995" are the same), and no value is lost.
 ///
 /// ```no_run
 /// use because_core::Project;
@@ -146,7 +162,7 @@ impl Import {
 
     /// Reads everything, then writes everything; a file of an earlier import is replaced. Texts are put down on disk on the
     /// way, so memory holds the ids and some 50 bytes an interaction, and the output folder needs room for two copies of what
-    /// is written.
+    /// is written (of users and items with more than one row, for four).
     ///
     /// # Errors
     /// When a path is missing or holds nothing to read, a header makes no sense, no interaction is left (the rejected rows
@@ -201,9 +217,10 @@ impl Import {
         } = written.put_in_place(out)?;
 
         let interactions = splits.total() as u64;
+        let merged = users.merged + items.merged;
         Ok(ImportSummary {
             read: rejects.rows_read(),
-            taken: interactions + users.rows + items.rows + references,
+            taken: interactions + users.rows + items.rows + references + merged,
             rejected: rejects.count(),
             files: rejects.files,
             filtered,
@@ -214,6 +231,8 @@ impl Import {
             users: users.rows,
             items: items.rows,
             references,
+            merged,
+            conflicts: rejects.conflicts,
             only_in_users_file: users.only_rows,
             only_in_items_file: items.only_rows,
             users_only_in_interactions: users.only_interactions,
@@ -241,9 +260,10 @@ fn nothing_left(
 ) -> Error {
     let filtered = written.filtered;
     let (users, items) = (written.users.rows, written.items.rows);
+    let merged = written.users.merged + written.items.merged;
     let mut account = format!(
         "{} rows read, {} rejected, {} outside the date range, {} below or without min_rating, {} of users not drawn, \
-         {} over max_per_user, {} outside the k_core, {users} users, {items} items, {references} references",
+         {} over max_per_user, {} outside the k_core, {users} users, {items} items, {merged} more rows of these, {references} references",
         rejects.rows_read(),
         rejects.count(),
         filtered.date_range,

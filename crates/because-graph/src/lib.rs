@@ -55,7 +55,8 @@ pub use graph::{
 #[doc(hidden)]
 pub use import::fuzzing;
 pub use import::{
-    ColdCounts, Filtered, Format, Import, ImportSummary, ImportedFile, ReasonCount, RecordKind,
+    ColdCounts, Conflicts, FieldConflicts, Filtered, Format, Import, ImportSummary, ImportedFile,
+    ReasonCount, RecordKind,
 };
 pub use petgraph::graph::{EdgeIndex, NodeIndex};
 pub use plan::{Amount, ColdNode, ColdStart, Counts, Filter, Moment, Plan, Step};

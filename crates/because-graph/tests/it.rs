@@ -61,7 +61,7 @@ impl Desk {
 
 fn balances(summary: &ImportSummary) -> bool {
     let kinds = summary.interactions + summary.users + summary.items + summary.references;
-    summary.taken == kinds
+    summary.taken == kinds + summary.merged
         && summary.read == summary.taken + summary.rejected + summary.filtered.total()
 }
 

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result,
-    departure,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Handed, ModelId, Result, departure,
 };
 
 use controller::{Controller, Outcome};
@@ -181,19 +180,19 @@ impl<M: ChatModel> Adaptive<M> {
 
 impl<M: ChatModel> ChatModel for Adaptive<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
             departure::held();
             let place = self.gate.enter().await;
             departure::departs();
-            let result = self.inner.chat_keyed(request, known).await;
+            let result = self.inner.chat_with(request, handed).await;
             let (outcome, pause) = self.read(&result);
             place.leave(outcome, pause);
             result

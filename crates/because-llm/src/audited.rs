@@ -1,11 +1,11 @@
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::store::{AttemptId, Settled};
 use crate::text::excerpt;
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Price, PriceTable,
-    RequestKey, Result, Store, Usage,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Handed, ModelId, Price, PriceTable,
+    Result, Store, Usage,
 };
 
 /// Writes one row of the [`Store`]'s `attempts` for every call to the model inside: before it goes out, and when it ends.
@@ -56,27 +56,29 @@ impl<M: ChatModel> Audited<M> {
 
 impl<M: ChatModel> ChatModel for Audited<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
             let model = self.inner.id();
-            let key = known.unwrap_or_else(|| request.key(&model));
+            let key = handed.key.unwrap_or_else(|| request.key(&model));
             let id = self.store.begin(&key, &model)?;
+            let since = Instant::now();
             let row = UnderWay {
                 store: &self.store,
                 price: self.prices.get(&model.model),
                 id,
                 model,
-                since: Instant::now(),
+                since,
+                queued_ms: handed.ready.map(|ready| millis(since - ready)),
                 settled: false,
             };
-            let result = self.inner.chat_keyed(request, known).await;
+            let result = self.inner.chat_with(request, handed).await;
             row.settle(&result);
             result
         })
@@ -94,6 +96,8 @@ struct UnderWay<'a> {
     id: AttemptId,
     model: ModelId,
     since: Instant,
+    /// How long limits held it back.
+    queued_ms: Option<u64>,
     settled: bool,
 }
 
@@ -126,7 +130,8 @@ impl UnderWay<'_> {
             std::mem::take(&mut self.model),
             Settled {
                 cost_nano: self.price.map(|price| price.cost(&settled.usage)),
-                latency_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                latency_ms: millis(self.since.elapsed()),
+                queued_ms: self.queued_ms,
                 ..settled
             },
         );
@@ -142,6 +147,10 @@ impl Drop for UnderWay<'_> {
             });
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The word for an error, in rows, counts and spans.
@@ -195,6 +204,36 @@ mod tests {
         store.flush().unwrap();
         let totals = store.totals().unwrap();
         assert_eq!(totals.cost_nano, Some(3000), "one of two calls had a price");
+    }
+
+    #[tokio::test]
+    async fn a_row_says_how_long_limits_held_its_call_back() {
+        struct Slow;
+        impl ChatModel for Slow {
+            fn chat<'a>(&'a self, _: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
+                Box::pin(async {
+                    tokio::time::sleep(Duration::from_millis(40)).await;
+                    Ok(ChatResponse {
+                        answer: "slow".into(),
+                        finish_reason: Some("stop".into()),
+                        ..ChatResponse::default()
+                    })
+                })
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("llm.sqlite")).unwrap();
+        let one_at_a_time = crate::ModelStack::new(Slow).concurrency(1);
+        let model = one_at_a_time.store(store.clone()).build().unwrap();
+        let [one, two] =
+            ["one", "two"].map(|text| ChatRequest::new(vec![crate::Message::user(text)]));
+        let (first, second) = tokio::join!(model.chat(&one), model.chat(&two));
+        first.and(second).unwrap();
+        store.flush().unwrap();
+        let rows = store.attempts(&crate::RowFilter::default()).unwrap();
+        let mut queued: Vec<u64> = rows.map(|row| row.unwrap().queued_ms.unwrap()).collect();
+        queued.sort_unstable();
+        assert!(queued[0] < 40 && queued[1] >= 39, "{queued:?}");
     }
 
     #[test]

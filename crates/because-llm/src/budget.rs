@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::prices::dollars;
 use crate::{
-    BoxFuture, Calibration, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Price,
-    PriceError, PriceTable, RequestKey, Result, TokenCounter, Usage,
+    BoxFuture, Calibration, ChatError, ChatModel, ChatRequest, ChatResponse, Handed, ModelId,
+    Price, PriceError, PriceTable, Result, TokenCounter, Usage,
 };
 
 use ledger::{Ledger, Need, Reservation};
@@ -330,20 +330,20 @@ impl<M: ChatModel> Budgeted<M> {
 
 impl<M: ChatModel> ChatModel for Budgeted<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
             let model = self.inner.id().model;
             let estimate = self.budget.counts().then(|| self.estimate(request, &model));
             let most = estimate.as_ref().map(|estimate| self.need(&estimate.most));
             let reservation = self.budget.reserve(most.unwrap_or_default()).await?;
-            let result = self.inner.chat_keyed(request, known).await;
+            let result = self.inner.chat_with(request, handed).await;
             self.pay(reservation, &estimate, &model, &result);
             result
         })

@@ -1,4 +1,4 @@
-use crate::{BoxFuture, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result, Store};
+use crate::{BoxFuture, ChatModel, ChatRequest, ChatResponse, Handed, ModelId, Result, Store};
 
 /// Answers a request that was answered before from the [`Store`], and keeps every new answer there before it gives it out.
 ///
@@ -40,17 +40,17 @@ impl<M: ChatModel> Cached<M> {
 
 impl<M: ChatModel> ChatModel for Cached<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
             let model = self.inner.id();
-            let key = known.unwrap_or_else(|| request.key(&model));
+            let key = handed.key.unwrap_or_else(|| request.key(&model));
             if let Some(response) = self.store.at_hand(&key) {
                 return Ok(response);
             }
@@ -59,7 +59,7 @@ impl<M: ChatModel> ChatModel for Cached<M> {
             if let Some(response) = self.store.answer(&key)? {
                 return Ok(response);
             }
-            let response = self.inner.chat_keyed(request, Some(key)).await?;
+            let response = self.inner.chat_with(request, handed.keyed(key)).await?;
             // Another caller may have stored its answer first; everybody goes on with that one.
             self.store.keep(&key, &model, response).await
         })

@@ -1,6 +1,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,21 +18,39 @@ pub trait ChatModel: Send + Sync {
     /// Asks once.
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>>;
 
-    /// The same with the key of this very request to this very model, where the caller has it already: hashing a long
-    /// prompt is most of what a wrapper costs. A wrapper passes it on; a model need not know of it.
+    /// The same with what wrappers hand down to each other. A wrapper passes it on; a model need not know of it.
     #[doc(hidden)]
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
-        let _ = known;
+        let _ = handed;
         self.chat(request)
     }
 
     /// Which model this is, for artefacts and for the key of a cached answer. A wrapper passes its inner model's on.
     fn id(&self) -> ModelId {
         ModelId::default()
+    }
+}
+
+/// What a wrapper may tell those below it of one call.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Handed {
+    /// The key of this very request to this very model: hashing a long prompt is most of what a wrapper costs.
+    pub(crate) key: Option<RequestKey>,
+    /// Since when the call could go out, but for limits.
+    pub(crate) ready: Option<Instant>,
+}
+
+impl Handed {
+    pub(crate) fn keyed(self, key: RequestKey) -> Self {
+        Self {
+            key: Some(key),
+            ..self
+        }
     }
 }
 
@@ -42,12 +61,12 @@ macro_rules! forward {
                 (**self).chat(request)
             }
 
-            fn chat_keyed<'a>(
+            fn chat_with<'a>(
                 &'a self,
                 request: &'a ChatRequest,
-                known: Option<RequestKey>,
+                handed: Handed,
             ) -> BoxFuture<'a, Result<ChatResponse>> {
-                (**self).chat_keyed(request, known)
+                (**self).chat_with(request, handed)
             }
 
             fn id(&self) -> ModelId {

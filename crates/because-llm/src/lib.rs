@@ -86,6 +86,8 @@ pub use adaptive::{Adaptive, Concurrency};
 pub use audited::Audited;
 pub use budget::{Budget, Budgeted, Spent};
 pub use cached::Cached;
+#[doc(hidden)]
+pub use chat::Handed;
 pub use chat::{
     BoxFuture, ChatModel, ChatRequest, ChatResponse, JsonSchema, Message, ModelId, Role, Sampling,
     Usage,

@@ -10,7 +10,7 @@ use tracing::{Instrument, Span};
 
 use crate::audited::outcome;
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result, Usage,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Handed, ModelId, Result, Usage,
 };
 
 use histogram::Histogram;
@@ -152,18 +152,18 @@ impl<M: ChatModel> Metered<M> {
 
 impl<M: ChatModel> ChatModel for Metered<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
         let span = self.span(request);
         let metered = async move {
             let under_way = UnderWay::begin(&self.metrics);
-            let result = self.inner.chat_keyed(request, known).await;
+            let result = self.inner.chat_with(request, handed).await;
             under_way.end(&result);
             result
         };

@@ -7,8 +7,7 @@ use std::time::Instant;
 use futures_timer::Delay;
 
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RateLimits, RequestKey,
-    Result,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Handed, ModelId, RateLimits, Result,
 };
 
 use pace::{Pace, Reserved};
@@ -140,18 +139,18 @@ fn used(result: &Result<ChatResponse>) -> Option<u64> {
 
 impl<M: ChatModel> ChatModel for Paced<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
             let reserved = self.reserve(request).await;
             crate::departure::departs();
-            let result = self.inner.chat_keyed(request, known).await;
+            let result = self.inner.chat_with(request, handed).await;
             let (limits, used) = (rate_limits(&result), used(&result));
             if limits.is_some() || used.is_some() {
                 let mut pace = self.pace();

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Handed, ModelId, RequestKey, Result,
 };
 
 /// Writes every exchange that succeeds to a JSON Lines file that [`Replay`](crate::Replay) answers from.
@@ -138,16 +138,16 @@ impl<M: ChatModel> Recording<M> {
 
 impl<M: ChatModel> ChatModel for Recording<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
-            let response = self.inner.chat_keyed(request, known).await?;
+            let response = self.inner.chat_with(request, handed).await?;
             self.record(request, &response)?;
             Ok(response)
         })

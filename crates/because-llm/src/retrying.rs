@@ -7,7 +7,7 @@ use futures_util::future::{Either, select};
 use crate::alarm::Alarm;
 use crate::departure::Departure;
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Handed, ModelId, RequestKey, Result,
 };
 
 /// Asks again after an error that [may pass](ChatError::is_retryable): the one place where a call is repeated unchanged.
@@ -105,14 +105,18 @@ impl<M: ChatModel> Retrying<M> {
     async fn attempt(
         &self,
         request: &ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
         attempt: &mut u32,
     ) -> Result<ChatResponse> {
+        let handed = Handed {
+            ready: Some(Instant::now()),
+            ..handed
+        };
         let Some(silence) = self.hedge_after.filter(|_| *attempt < self.attempts) else {
-            return self.inner.chat_keyed(request, known).await;
+            return self.inner.chat_with(request, handed).await;
         };
         let departure = Departure::now();
-        let mut first = departure.watch(self.inner.chat_keyed(request, known));
+        let mut first = departure.watch(self.inner.chat_with(request, handed));
         loop {
             let now = Instant::now();
             let until = later(departure.at().unwrap_or(now), silence);
@@ -126,7 +130,7 @@ impl<M: ChatModel> Retrying<M> {
         }
         *attempt += 1;
         tracing::debug!(attempt, ?silence, "silent, asking a second time");
-        let second = self.inner.chat_keyed(request, known);
+        let second = self.inner.chat_with(request, handed);
         match select(first, second).await {
             Either::Left((Err(error), second)) if error.is_retryable() => second.await,
             Either::Right((Err(error), first)) if error.is_retryable() => first.await,
@@ -137,22 +141,22 @@ impl<M: ChatModel> Retrying<M> {
 
 impl<M: ChatModel> ChatModel for Retrying<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
-            let mut key = known;
+            let mut key = handed.key;
             let begun = Instant::now();
             let mut attempt = 1;
             loop {
                 let ends = later(begun, self.deadline);
                 let result = {
-                    let asked = pin!(self.attempt(request, known, &mut attempt));
+                    let asked = pin!(self.attempt(request, handed, &mut attempt));
                     match select(asked, Alarm::at(ends)).await {
                         Either::Left((result, _)) => Some(result),
                         Either::Right(_) => None,

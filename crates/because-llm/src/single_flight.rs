@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{BoxFuture, ChatModel, ChatRequest, ChatResponse, ModelId, RequestKey, Result};
+use crate::{BoxFuture, ChatModel, ChatRequest, ChatResponse, Handed, ModelId, RequestKey, Result};
 
 /// Lets identical requests that are under way at the same time share one call, and its result, be it an answer or an error.
 ///
@@ -39,23 +39,23 @@ impl<M: ChatModel> SingleFlight<M> {
 
 impl<M: ChatModel> ChatModel for SingleFlight<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
         Box::pin(async move {
-            let key = known.unwrap_or_else(|| request.key(&self.inner.id()));
+            let key = handed.key.unwrap_or_else(|| request.key(&self.inner.id()));
             let seat = self.flights.join(key);
             // Whoever holds the lock asks; the others find the result in it, or nothing if the one before went away.
             let mut landed = seat.flight.lock().await;
             if let Some(result) = &*landed {
                 return result.clone();
             }
-            let result = self.inner.chat_keyed(request, Some(key)).await;
+            let result = self.inner.chat_with(request, handed.keyed(key)).await;
             if seat.has_company() {
                 *landed = Some(result.clone());
             }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     Adaptive, Audited, BoxFuture, Budget, Budgeted, Cached, Calibration, ChatError, ChatModel,
-    ChatRequest, ChatResponse, Concurrency, Metered, Metrics, ModelId, Paced, Recording,
-    RequestKey, Result, Retrying, SingleFlight, Store, TokenCounter, Validated,
+    ChatRequest, ChatResponse, Concurrency, Handed, Metered, Metrics, ModelId, Paced, Recording,
+    Result, Retrying, SingleFlight, Store, TokenCounter, Validated,
 };
 
 /// Puts the wrappers around a model in the order that works.
@@ -287,15 +287,15 @@ impl Stacked {
 
 impl ChatModel for Stacked {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.model.chat_keyed(request, known)
+        self.model.chat_with(request, handed)
     }
 
     fn id(&self) -> ModelId {

@@ -10,8 +10,8 @@ use crate::ending::Ending;
 use crate::instructions::instructions;
 use crate::text::{excerpt, split_thinking};
 use crate::{
-    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Message, ModelId, PromptTemplate,
-    RequestKey, Result, Store, Usage, fence,
+    BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, Handed, Message, ModelId,
+    PromptTemplate, Result, Store, Usage, fence,
 };
 
 /// Gives out only answers that are what was asked for, and asks again, saying what is wrong, when one is not.
@@ -76,7 +76,7 @@ impl<M: ChatModel> Validated<M> {
         self
     }
 
-    async fn ask(&self, request: &ChatRequest, known: Option<RequestKey>) -> Result<ChatResponse> {
+    async fn ask(&self, request: &ChatRequest, handed: Handed) -> Result<ChatResponse> {
         let validator = request
             .schema
             .as_ref()
@@ -84,10 +84,10 @@ impl<M: ChatModel> Validated<M> {
             .transpose()?;
         let mut usage = Usage::default();
         let mut current = std::borrow::Cow::Borrowed(request);
-        let mut known = known;
+        let mut handed = handed;
         let mut attempts = 1;
         loop {
-            let mut response = self.inner.chat_keyed(&current, known).await?;
+            let mut response = self.inner.chat_with(&current, handed).await?;
             usage += response.usage;
             response.usage = usage;
             let problem = match check(response, validator.as_deref())? {
@@ -95,7 +95,7 @@ impl<M: ChatModel> Validated<M> {
                 Checked::Wrong(problem) => problem,
             };
             if let Some(store) = &self.store {
-                let key = known.unwrap_or_else(|| current.key(&self.inner.id()));
+                let key = handed.key.unwrap_or_else(|| current.key(&self.inner.id()));
                 store.mark_invalid(&key, &problem.reason);
             }
             if attempts > self.repairs {
@@ -106,7 +106,7 @@ impl<M: ChatModel> Validated<M> {
                 });
             }
             current = std::borrow::Cow::Owned(repair(request, &problem));
-            known = None;
+            handed.key = None;
             attempts += 1;
         }
     }
@@ -114,15 +114,15 @@ impl<M: ChatModel> Validated<M> {
 
 impl<M: ChatModel> ChatModel for Validated<M> {
     fn chat<'a>(&'a self, request: &'a ChatRequest) -> BoxFuture<'a, Result<ChatResponse>> {
-        self.chat_keyed(request, None)
+        self.chat_with(request, Handed::default())
     }
 
-    fn chat_keyed<'a>(
+    fn chat_with<'a>(
         &'a self,
         request: &'a ChatRequest,
-        known: Option<RequestKey>,
+        handed: Handed,
     ) -> BoxFuture<'a, Result<ChatResponse>> {
-        Box::pin(self.ask(request, known))
+        Box::pin(self.ask(request, handed))
     }
 
     fn id(&self) -> ModelId {

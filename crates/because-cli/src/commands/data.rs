@@ -132,8 +132,23 @@ fn said(summary: &ImportSummary, object: &serde_json::Value) -> String {
     if let Some(fields) = figures.as_object_mut() {
         fields.remove("before");
         fields.remove("steps");
+        if summary.conflicts.count == 0 {
+            fields.insert("conflicts".to_owned(), 0.into());
+        }
     }
     let mut text = lines(&figures);
+    if summary.merged > 0 {
+        text += &format!(
+            "\n{} rows are no line of their own: they completed the line of a user or item that an earlier row began (merged)\n",
+            summary.merged
+        );
+    }
+    if summary.conflicts.count > 0 {
+        text += &format!(
+            "{} values of theirs contradict an earlier row and stand in conflicts.jsonl\n",
+            summary.conflicts.count
+        );
+    }
     if summary.steps.is_empty() {
         return text;
     }

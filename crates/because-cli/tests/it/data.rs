@@ -149,6 +149,35 @@ fn the_summary_for_people_shows_what_each_filter_took() {
 }
 
 #[test]
+fn the_summary_says_which_rows_completed_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, out) = (ratings(folder.path()), folder.path().join("out"));
+    let [titles, texts] = [
+        ("titles.csv", "item,title\ni1,One\ni2,Two\n"),
+        (
+            "texts.jsonl",
+            "{\"item\":\"i2\",\"description\":\"second\",\"title\":\"Zwei\"}\n",
+        ),
+    ]
+    .map(|(name, rows)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, rows).unwrap();
+        path
+    });
+    let files = [text(&raw), text(&titles), text(&texts)];
+    let arguments = [&["import", "csv"], &files[..], &["--out", text(&out)]].concat();
+    let summary = json(&arguments);
+    assert_eq!(summary["items"], 2);
+    assert_eq!(summary["merged"], 1);
+    assert_eq!(summary["conflicts"]["count"], 1);
+    assert_eq!(summary["conflicts"]["fields"][0]["field"], "title");
+    let said = because(&arguments);
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.contains("1 rows are no line of their own"), "{said}");
+    assert!(said.contains("1 values of theirs contradict an earlier row"));
+}
+
+#[test]
 fn plans_that_make_no_sense_are_bad_usage() {
     let folder = tempfile::tempdir().unwrap();
     let raw = ratings(folder.path());

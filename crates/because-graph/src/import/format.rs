@@ -12,15 +12,18 @@ use crate::{Error, Result};
 /// format; in a folder only the listed ones are looked for.
 ///
 /// The columns named are those that become a field of a user, an item or an interaction; every other column of a user or an
-/// item becomes an attribute, if it is not left out as said here.
+/// item becomes an attribute, if it is not left out as said here. Rows about one user or item complete each other, in one file or in
+/// several (see [`Import`](crate::Import)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Format {
     /// One JSON object a line: `users`, `items`, `interactions`, `references`, `explanations*`, each `.jsonl` or `.ndjson`.
-    /// Columns go by all names in use (`user_id`, `reviewerID`, `movieId`, `stars`, `reviewText`, ...).
+    /// Columns go by all names in use (`user_id`, `reviewerID`, `movieId`, `stars`, `reviewText`, ...). A `.csv` or `.tsv` that is
+    /// named is read as in [`Format::Csv`].
     Jsonl,
-    /// Columns named by the first row, separated by commas, or by tabs in a `.tsv`; files and columns as in [`Format::Jsonl`].
+    /// Columns named by the first row, separated by commas, or by tabs in a `.tsv`; files and columns as in [`Format::Jsonl`]. A
+    /// `.jsonl` or `.ndjson` that is named is read as there.
     Csv,
     /// Amazon reviews as published in 2014 ([description](https://jmcauley.ucsd.edu/data/amazon/)).
     ///
@@ -77,7 +80,8 @@ pub enum Format {
     /// The files of RLMRec ([repository](https://github.com/HKUDS/RLMRec)).
     ///
     /// - `usr_prf.json`, `itm_prf.json`: one object with `profile` for each id.
-    /// - `*_user.json`, `*_item.json`: lines of `uid` or `iid` with the id of the source, which becomes an attribute.
+    /// - `*_user.json`, `*_item.json`: lines of `uid` or `iid` with the id of the source, which becomes an attribute beside the
+    ///   profile.
     /// - `trn*.csv`, `val*.csv`, `tst*.csv`: `user`, `item`, with the split in the name; made of the published matrices.
     ///
     /// Pickles are refused with a line of Python that turns them into one of these.
@@ -85,7 +89,7 @@ pub enum Format {
     /// The files of XRec ([repository](https://github.com/HKUDS/XRec)).
     ///
     /// - `item_profile.json`, `user_profile.json`: `iid` or `uid`, and the profile as JSON in a text.
-    /// - `item_content.json`: `iid`, with title and attributes in `content`.
+    /// - `item_content.json`: `iid`, with title and attributes in `content`, which complete the profile's row.
     /// - `explanation.json`, `data.json`: `uid`, `iid`, `explanation`.
     /// - `*_trn.csv`, `*_val.csv`, `*_tst.csv`: `user`, `item`.
     XRec,

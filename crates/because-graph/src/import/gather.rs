@@ -1,12 +1,14 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::again::Inputs;
-use super::pairs::{Displaced, Nodes, Origin, Pairs, Placed, settled_row};
+use super::nodes::{GivenUp, NodeRows, Nodes, Settling};
+use super::pairs::{Displaced, Origin, Pairs, Placed, settled_row};
 use super::refused::Refusals;
 use super::rejects::Rejects;
 use super::spool::{Spool, Spooled};
 use super::stream::{self, Batch, Flow, Outcome, Source, Step};
-use super::summary::ImportedFile;
+use super::summary::{Conflicts, ImportedFile};
 use super::{Format, RecordKind};
 use crate::Result;
 use crate::table::{Row, Table};
@@ -14,19 +16,21 @@ use crate::table::{Row, Table};
 /// Everything the files hold: texts on disk, in the order they were read, and in memory what ties them together.
 pub(super) struct Gathered {
     files: Vec<ImportedFile>,
-    interactions: Kept<Pairs>,
-    references: Kept<Pairs>,
-    users: Kept<Nodes>,
-    items: Kept<Nodes>,
+    /// How the rows of each file are read, once there are any.
+    sources: Vec<Option<Arc<Source>>>,
+    interactions: Kept,
+    references: Kept,
+    users: Nodes,
+    items: Nodes,
     refused: Refusals,
     placed: Vec<Option<Placed>>,
     numbers: Vec<Option<[u32; 2]>>,
 }
 
-/// Rows that were taken: their lines, and which there are.
-pub(super) struct Kept<Index, Lines = Spool> {
-    pub(super) index: Index,
-    pub(super) lines: Lines,
+/// Rows of pairs that were taken: their lines, and which there are.
+struct Kept {
+    index: Pairs,
+    lines: Spool,
 }
 
 /// The rows that were taken, once it is known which of each pair counts.
@@ -36,27 +40,20 @@ pub(super) struct Taken {
     /// Interactions whose lines are among `lines` and that do not count.
     pub(super) displaced: Vec<Displaced>,
     pub(super) lines: Spooled,
-    pub(super) users: Kept<Nodes, Spooled>,
-    pub(super) items: Kept<Nodes, Spooled>,
+    pub(super) users: NodeRows,
+    pub(super) items: NodeRows,
+    /// Lines of `conflicts.jsonl`.
+    pub(super) conflicts: Spooled,
     pub(super) references: Spooled,
     /// For each reference the row in the table of its user and item.
     pub(super) referenced: Vec<Option<u32>>,
 }
 
-impl<Index: Default> Kept<Index> {
+impl Kept {
     fn in_folder(folder: &Path) -> Result<Self> {
         Ok(Self {
-            index: Index::default(),
+            index: Pairs::default(),
             lines: Spool::in_folder(folder)?,
-        })
-    }
-}
-
-impl<Index> Kept<Index> {
-    fn close(self) -> Result<Kept<Index, Spooled>> {
-        Ok(Kept {
-            index: self.index,
-            lines: self.lines.close()?,
         })
     }
 }
@@ -72,23 +69,37 @@ impl Gathered {
         let files = paths.iter().map(|path| ImportedFile::unread(path));
         let mut gathered = Self {
             files: files.collect(),
+            sources: vec![None; paths.len()],
             interactions: Kept::in_folder(folder)?,
             references: Kept::in_folder(folder)?,
-            users: Kept::in_folder(folder)?,
-            items: Kept::in_folder(folder)?,
+            users: Nodes::in_folder(RecordKind::User, folder)?,
+            items: Nodes::in_folder(RecordKind::Item, folder)?,
             refused: Refusals::in_folder(folder)?,
             placed: Vec::new(),
             numbers: Vec::new(),
         };
         stream::run(format, &paths, flow, |step| gathered.take(step))?;
-        gathered.settle(Inputs {
+        let inputs = Inputs {
             format,
             paths,
             block_bytes: flow.block_bytes,
-        })
+        };
+        gathered.settle(inputs, folder)
     }
 
-    fn settle(self, inputs: Inputs) -> Result<(Taken, Rejects)> {
+    fn settle(mut self, inputs: Inputs, folder: &Path) -> Result<(Taken, Rejects)> {
+        let mut given_up = GivenUp {
+            lines: Spool::in_folder(folder)?,
+            counts: Conflicts::default(),
+        };
+        let mut settling = Settling {
+            files: &mut self.files,
+            sources: &self.sources,
+            refused: &mut self.refused,
+            conflicts: &mut given_up,
+        };
+        let users = self.users.settle(folder, &mut settling)?;
+        let items = self.items.settle(folder, &mut settling)?;
         let displaced = self.interactions.index.displaced();
         let references = &self.references.index;
         let referenced = (0..)
@@ -103,13 +114,15 @@ impl Gathered {
             table,
             displaced,
             lines: self.interactions.lines.close()?,
-            users: self.users.close()?,
-            items: self.items.close()?,
+            users,
+            items,
+            conflicts: given_up.lines.close()?,
             references: self.references.lines.close()?,
             referenced,
         };
         let rejects = Rejects {
             files: self.files,
+            conflicts: given_up.counts.top(),
             origins,
             refused: self.refused.close()?,
             inputs,
@@ -125,6 +138,7 @@ impl Gathered {
                 Ok(())
             }
             Step::Rows(source, batch) => {
+                self.sources[source.file as usize].get_or_insert_with(|| Arc::clone(source));
                 self.files[source.file as usize].read += batch.outcomes.len() as u64;
                 self.place(source, batch)?;
                 for (row, outcome) in batch.outcomes.iter().enumerate() {
@@ -213,12 +227,14 @@ impl Gathered {
                 (RecordKind::Reference, first)
             }
             Outcome::User { id, line } => {
-                let first = self.users.take(origin, batch.id(id), batch.bytes(line))?;
-                (RecordKind::User, first)
+                let [line, row] = [batch.bytes(line), batch.row(row)];
+                self.users.take(origin, batch.id(id), line, row)?;
+                (RecordKind::User, None)
             }
             Outcome::Item { id, line } => {
-                let first = self.items.take(origin, batch.id(id), batch.bytes(line))?;
-                (RecordKind::Item, first)
+                let [line, row] = [batch.bytes(line), batch.row(row)];
+                self.items.take(origin, batch.id(id), line, row)?;
+                (RecordKind::Item, None)
             }
             Outcome::Rejected { kind, line } => {
                 self.files[source.file as usize].rejected += 1;
@@ -264,18 +280,8 @@ impl Gathered {
 /// Which row a duplicate gave way to.
 #[derive(Debug, Clone, Copy)]
 enum Of {
-    /// The first of its id or pair, which stays.
+    /// The first of its pair, which stays.
     First(Origin),
     /// The interaction in this place, or what that gives way to.
     Settled(u32),
-}
-
-impl Kept<Nodes> {
-    fn take(&mut self, origin: Origin, id: &str, line: &[u8]) -> Result<Option<Origin>> {
-        let first = self.index.place(origin, id)?;
-        if first.is_none() {
-            self.lines.write(line)?;
-        }
-        Ok(first)
-    }
 }

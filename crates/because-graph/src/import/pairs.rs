@@ -3,7 +3,7 @@ use std::hash::BuildHasher;
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::table::{Ids, Row, Table};
+use crate::table::{Row, Table};
 use crate::{Error, Result};
 
 /// Where a row stands: the place of its file among the files, and its line.
@@ -202,26 +202,6 @@ pub(super) fn settled(displaced: &[Displaced], row: u32) -> u32 {
     displaced
         .binary_search_by_key(&row, |displaced| displaced.row)
         .map_or(row, |at| displaced[at].kept)
-}
-
-/// Rows of one node each, of which every node's first counts.
-#[derive(Debug, Default)]
-pub(super) struct Nodes {
-    pub(super) ids: Ids,
-    origins: Origins,
-}
-
-impl Nodes {
-    /// Where the row stands that was taken for this id before, if one was.
-    pub(super) fn place(&mut self, origin: Origin, id: &str) -> Result<Option<Origin>> {
-        let count = self.ids.len();
-        let number = self.ids.intern(id)?;
-        if (number as usize) < count {
-            return Ok(Some(self.origins.of(number)));
-        }
-        self.origins.push(origin);
-        Ok(None)
-    }
 }
 
 #[cfg(test)]

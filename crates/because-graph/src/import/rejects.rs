@@ -7,12 +7,13 @@ use super::pairs::{Displaced, Origins, settled, settled_row};
 use super::record::Fault;
 use super::refused::{DUPLICATE, RefusedRows};
 use super::spool::{Draft, SpoolReader};
-use super::summary::{ImportedFile, ReasonCount};
+use super::summary::{Conflicts, ImportedFile, ReasonCount};
 use crate::Result;
 
-/// The rows that were not taken, and what it takes to write them.
+/// The rows that were not taken, and what it takes to write them; with them the values of others that were given up.
 pub(super) struct Rejects {
     pub(super) files: Vec<ImportedFile>,
+    pub(super) conflicts: Conflicts,
     /// Where the interactions stand that were taken.
     pub(super) origins: Origins,
     pub(super) refused: RefusedRows,
@@ -35,7 +36,7 @@ impl Rejects {
     pub(super) fn write(&mut self, taken: &Taken, out: &mut Draft) -> Result<Vec<ReasonCount>> {
         let (table, displaced) = (&taken.table, &*taken.displaced);
         let mut reasons = Vec::new();
-        let mut refused = self.refused.read();
+        let mut refused = self.refused.read()?;
         let mut again = Again::new(&self.inputs);
         let mut lines = Places {
             lines: taken.lines.read(),

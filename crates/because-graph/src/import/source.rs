@@ -7,12 +7,14 @@ use super::rule::Rule;
 use crate::{Error, Result};
 
 /// Every file an import writes.
-pub(super) const WRITTEN: [&str; 5] = [
+pub(super) const WRITTEN: [&str; 7] = [
     "interactions.jsonl",
     "users.jsonl",
     "items.jsonl",
     "references.jsonl",
     "rejected.jsonl",
+    "conflicts.jsonl",
+    "cold.jsonl",
 ];
 
 /// A file's name without `.gz` or `.zst`.

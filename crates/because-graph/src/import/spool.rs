@@ -58,12 +58,17 @@ pub(super) struct Spooled {
 impl Spooled {
     /// All of it, from the beginning. Several may read at once.
     pub(super) fn read(&self) -> SpoolReader {
+        self.read_from(0, BUFFER_BYTES)
+    }
+
+    /// What stands behind so many bytes, a buffer of this size at a time.
+    pub(super) fn read_from(&self, at: u64, buffer_bytes: usize) -> SpoolReader {
         let file = Shared {
-            at: 0,
+            at,
             ..self.file.clone()
         };
         SpoolReader {
-            source: BufReader::with_capacity(BUFFER_BYTES, file),
+            source: BufReader::with_capacity(buffer_bytes, file),
             buffer: Vec::new(),
             folder: self.folder.clone(),
         }

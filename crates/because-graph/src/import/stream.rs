@@ -83,6 +83,11 @@ impl Batch {
         &self.text[piece.start as usize..piece.end as usize]
     }
 
+    /// A row of the block as it stands in its file.
+    pub(super) fn row(&self, row: usize) -> &[u8] {
+        self.block.row(&self.block.rows()[row])
+    }
+
     pub(super) fn id(&self, piece: &Piece) -> &str {
         // It was a text when it was put there.
         std::str::from_utf8(self.bytes(piece)).unwrap_or_default()

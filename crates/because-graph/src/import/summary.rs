@@ -15,7 +15,7 @@ pub struct ImportSummary {
     pub files: Vec<ImportedFile>,
     /// Rows of all files; blank lines and headers are none.
     pub read: u64,
-    /// Rows that are in the project now.
+    /// Rows that are in the project now: `interactions + users + items + references + merged`.
     pub taken: u64,
     /// Rows that could not be taken, each with its reason in `rejected.jsonl`.
     pub rejected: u64,
@@ -27,12 +27,17 @@ pub struct ImportSummary {
     pub steps: Vec<Step>,
     /// Interactions taken.
     pub interactions: u64,
-    /// Rows of users taken.
+    /// Users with a row of their own: lines of `users.jsonl`.
     pub users: u64,
-    /// Rows of items taken.
+    /// Items with a row of their own: lines of `items.jsonl`.
     pub items: u64,
     /// Reference explanations taken.
     pub references: u64,
+    /// Rows of users and items taken that are no line of their own: an earlier row is about the same node, and they complete its
+    /// line.
+    pub merged: u64,
+    /// Values of such rows that were given up, because an earlier row says otherwise.
+    pub conflicts: Conflicts,
     /// Users with a row of their own and no interaction; they are kept.
     pub only_in_users_file: u64,
     /// Items with a row of their own and no interaction; they are kept.
@@ -112,6 +117,61 @@ impl Filtered {
             "max_per_user" => self.max_per_user += rows,
             _ => self.k_core += rows,
         }
+    }
+}
+
+/// What rows about one node say differently, where the later row was taken because it says something new as well. Of each field the
+/// first row's value is in the project, the other in `conflicts.jsonl`. (A row that only contradicts is rejected, and stands in
+/// `rejected.jsonl`.) As with rejected rows, filters change nothing here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Conflicts {
+    /// How many values: lines of `conflicts.jsonl`.
+    pub count: u64,
+    /// The ten fields that have the most.
+    pub fields: Vec<FieldConflicts>,
+}
+
+/// A field of users or items, and how many values of it were given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FieldConflicts {
+    /// Whether users have the field or items.
+    pub kind: RecordKind,
+    /// Where it stands in a line: `title`, `attributes.price`.
+    pub field: String,
+    /// How many values.
+    pub count: u64,
+    /// The first of them: file and line.
+    pub first: String,
+}
+
+/// Attributes can have names without end; of those beyond this the values are only counted.
+const MOST_FIELDS: usize = 1000;
+
+impl Conflicts {
+    /// Counts one more value that was given up.
+    pub(super) fn count(&mut self, kind: RecordKind, field: &str, file: &str, line: u64) {
+        self.count += 1;
+        let is_it = |known: &&mut FieldConflicts| known.kind == kind && known.field == field;
+        if let Some(known) = self.fields.iter_mut().find(is_it) {
+            known.count += 1;
+        } else if self.fields.len() < MOST_FIELDS {
+            self.fields.push(FieldConflicts {
+                kind,
+                field: field.to_owned(),
+                count: 1,
+                first: format!("{file} line {line}"),
+            });
+        }
+    }
+
+    /// With the ten fields that have the most, equals in the order they were met.
+    pub(super) fn top(mut self) -> Self {
+        self.fields
+            .sort_by_key(|field| std::cmp::Reverse(field.count));
+        self.fields.truncate(10);
+        self
     }
 }
 

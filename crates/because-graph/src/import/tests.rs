@@ -137,7 +137,7 @@ proptest! {
             let import = import(format, &paths, threads, block_bytes).min_rating(min_rating).k_core(k_core);
             let summary = import.run(&out).map_err(|error| error.to_string());
             if let Ok(summary) = &summary {
-                let kinds = summary.interactions + summary.users + summary.items + summary.references;
+                let kinds = summary.interactions + summary.users + summary.items + summary.references + summary.merged;
                 prop_assert_eq!(summary.taken, kinds);
                 prop_assert_eq!(summary.read, summary.taken + summary.rejected + summary.filtered.total());
                 let lines = |name| jsonl::read_all::<serde_json::Value>(&out.path(name)).unwrap().len() as u64;
@@ -154,6 +154,261 @@ proptest! {
                 None => first = Some(all),
                 Some(first) => prop_assert_eq!(first, &all),
             }
+        }
+    }
+}
+
+/// A row about an item: which, what it says of it, and which of that it says otherwise than the others.
+type ItemRow = (u8, [bool; 5], [bool; 5]);
+
+const ITEM_FIELDS: [&str; 5] = ["title", "description", "profile", "year", "price"];
+
+fn item_fields(&(item, says, otherwise): &ItemRow) -> Vec<(&'static str, String)> {
+    let fields = ITEM_FIELDS.iter().zip(says).zip(otherwise);
+    fields
+        .filter(|((_, says), _)| *says)
+        .map(|((name, _), otherwise)| {
+            let what = if otherwise { "other" } else { "usual" };
+            (*name, format!("{what} {name} of {item}"))
+        })
+        .collect()
+}
+
+fn item_json(row: &ItemRow) -> String {
+    let fields = item_fields(row);
+    let fields: serde_json::Map<_, _> = fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .chain([("item".to_owned(), row.0.into())])
+        .collect();
+    serde_json::to_string(&fields).unwrap()
+}
+
+fn item_csv(row: &ItemRow) -> String {
+    let fields = item_fields(row);
+    let cell = |name: &&str| {
+        let found = fields.iter().find(|(known, _)| known == name);
+        found.map_or(String::new(), |(_, value)| value.clone())
+    };
+    let cells: Vec<_> = ITEM_FIELDS.iter().map(cell).collect();
+    format!("{},{}", cells.join(","), row.0)
+}
+
+/// What an import of these files makes of them: what it wrote, by the names of the files, and what it says.
+fn import_items(
+    files: &[(bool, Vec<ItemRow>)],
+    min_rating: Option<f64>,
+    flow: (usize, usize),
+) -> (BTreeMap<String, Vec<u8>>, ImportSummary) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut paths = Vec::new();
+    for (at, (is_csv, rows)) in files.iter().enumerate() {
+        let (name, text) = if *is_csv {
+            let rows: Vec<_> = rows.iter().map(item_csv).collect();
+            let header = ITEM_FIELDS.join(",");
+            (
+                format!("{at}.csv"),
+                format!("{header},item\n{}\n", rows.join("\n")),
+            )
+        } else {
+            let rows: Vec<_> = rows.iter().map(item_json).collect();
+            (format!("{at}.jsonl"), rows.join("\n"))
+        };
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        paths.push(path);
+    }
+    let pairs = folder.path().join("pairs.csv");
+    fs::write(&pairs, "user,item,rating\n1,0,5\n1,1,1\n").unwrap();
+    paths.push(pairs);
+    let out = Project::new(folder.path().join("out"));
+    let import = import(Format::Csv, &paths, flow.0, flow.1).min_rating(min_rating);
+    let mut summary = import.run(&out).unwrap();
+    let mut written = written(&out);
+    // The folder is another one each time.
+    let root = format!("{}/", folder.path().display());
+    for bytes in written.values_mut() {
+        *bytes = String::from_utf8(std::mem::take(bytes))
+            .unwrap()
+            .replace(&root, "")
+            .into();
+    }
+    for file in &mut summary.files {
+        file.file = file.file.replace(&root, "");
+    }
+    for first in summary
+        .reasons
+        .iter_mut()
+        .map(|reason| &mut reason.first)
+        .chain(
+            summary
+                .conflicts
+                .fields
+                .iter_mut()
+                .map(|field| &mut field.first),
+        )
+    {
+        *first = first.replace(&root, "");
+    }
+    (written, summary)
+}
+
+fn lines(written: &BTreeMap<String, Vec<u8>>, name: &str) -> Vec<serde_json::Value> {
+    let text = written.get(name).map(Vec::as_slice).unwrap_or_default();
+    let lines = text.split(|&byte| byte == b'\n');
+    lines
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect()
+}
+
+/// Items by their ids, with every field of theirs.
+fn items_of(written: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, BTreeMap<String, String>> {
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let flat = |line: serde_json::Value| {
+        let mut fields = BTreeMap::new();
+        for (name, value) in line.as_object().unwrap() {
+            if name == "attributes" {
+                let inner = value.as_object().unwrap();
+                fields.extend(
+                    inner
+                        .iter()
+                        .map(|(name, value)| (name.clone(), text(value))),
+                );
+            } else if name != "item" {
+                fields.insert(name.clone(), text(value));
+            }
+        }
+        (text(&line["item"]), fields)
+    };
+    lines(written, "items.jsonl")
+        .into_iter()
+        .map(flat)
+        .collect()
+}
+
+fn item_row(says_otherwise: bool) -> impl Strategy<Value = ItemRow> {
+    let otherwise = prop::bool::weighted(if says_otherwise { 0.3 } else { 0.0 });
+    let says = prop::array::uniform5(prop::bool::weighted(0.4));
+    (0_u8..4, says, prop::array::uniform5(otherwise))
+}
+
+fn item_files(says_otherwise: bool) -> impl Strategy<Value = Vec<(bool, Vec<ItemRow>)>> {
+    let rows = prop::collection::vec(item_row(says_otherwise), 1..12);
+    prop::collection::vec((any::<bool>(), rows), 1..4)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn rows_about_one_item_complete_each_other_in_the_order_they_came(
+        files in item_files(true),
+        is_filtered: bool,
+        block_bytes in 1_usize..60,
+    ) {
+        // The second item loses its only interaction by the filter, and all its rows go with it.
+        let min_rating = is_filtered.then_some(3.0);
+        let (written, summary) = import_items(&files, min_rating, (1, 1 << 20));
+        for flow in [(1, block_bytes), (3, block_bytes)] {
+            prop_assert_eq!(&import_items(&files, min_rating, flow), &(written.clone(), summary.clone()));
+        }
+
+        // The same by the book: every row against every row before it.
+        let mut known: BTreeMap<u8, BTreeMap<&str, String>> = BTreeMap::new();
+        let mut taken: BTreeMap<u8, Vec<Vec<(&str, String)>>> = BTreeMap::new();
+        let (mut rejected, mut given_up) = (Vec::new(), Vec::new());
+        for (file, (is_csv, rows)) in files.iter().enumerate() {
+            for (line, row) in (1..).zip(rows) {
+                let place = (file, line + u64::from(*is_csv));
+                let (item, fields) = (row.0, item_fields(row));
+                let before = taken.entry(item).or_default();
+                if before.contains(&fields) {
+                    rejected.push((place, "duplicate of"));
+                    continue;
+                }
+                let node = known.entry(item).or_default();
+                let adds = fields.iter().any(|(name, _)| !node.contains_key(name));
+                let lost = fields.iter().filter(|(name, value)| node.get(name).is_some_and(|known| known != value));
+                let lost: Vec<String> = lost.map(|(_, value)| value.clone()).collect();
+                if !adds && !lost.is_empty() {
+                    rejected.push((place, "contradicts"));
+                    continue;
+                }
+                given_up.extend(lost);
+                for (name, value) in &fields {
+                    node.entry(name).or_insert_with(|| value.clone());
+                }
+                before.push(fields);
+            }
+        }
+        let gone = |item: &u8| is_filtered && *item == 1;
+        let expected: BTreeMap<String, BTreeMap<String, String>> = known
+            .into_iter()
+            .filter(|(item, _)| !gone(item))
+            .map(|(item, fields)| {
+                let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value));
+                (item.to_string(), fields.collect())
+            })
+            .collect();
+        prop_assert_eq!(items_of(&written), expected);
+
+        let rows = |item: &u8| taken.get(item).map_or(0, Vec::len) as u64;
+        let stays = taken.keys().filter(|item| !gone(item));
+        prop_assert_eq!(summary.items + summary.merged, stays.map(rows).sum::<u64>());
+        prop_assert_eq!(summary.filtered.total(), if is_filtered { 1 + rows(&1) } else { 0 });
+        prop_assert_eq!(summary.taken, summary.interactions + summary.items + summary.merged);
+        prop_assert_eq!(summary.read, summary.taken + summary.rejected + summary.filtered.total());
+        let places: Vec<_> = lines(&written, "rejected.jsonl").iter().map(|row| {
+            let (file, _) = row["file"].as_str().unwrap().split_once('.').unwrap();
+            let reason = row["reason"].as_str().unwrap();
+            let kind = if reason.starts_with("contradicts") { "contradicts" } else { "duplicate of" };
+            ((file.parse().unwrap(), row["line"].as_u64().unwrap()), kind)
+        }).collect();
+        prop_assert_eq!(places, rejected);
+
+        let conflicts = lines(&written, "conflicts.jsonl");
+        let mut lost: Vec<_> = conflicts.iter().map(|row| row["lost"].as_str().unwrap().to_owned()).collect();
+        lost.sort();
+        given_up.sort();
+        prop_assert_eq!(&lost, &given_up);
+        prop_assert_eq!(summary.conflicts.count, conflicts.len() as u64);
+        prop_assert_eq!(summary.conflicts.fields.iter().map(|field| field.count).sum::<u64>(), conflicts.len() as u64);
+        for row in &conflicts {
+            prop_assert_eq!(
+                row["kept"].as_str().unwrap().split_once(' ').unwrap().1,
+                row["lost"].as_str().unwrap().split_once(' ').unwrap().1
+            );
+        }
+    }
+
+    #[test]
+    fn where_rows_agree_their_order_and_their_files_decide_nothing(
+        files in item_files(false),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let (written, summary) = import_items(&files, None, (1, 1 << 20));
+        let mut items: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for row in files.iter().flat_map(|(_, rows)| rows) {
+            let fields = item_fields(row).into_iter().map(|(name, value)| (name.to_owned(), value));
+            items.entry(row.0.to_string()).or_default().extend(fields);
+        }
+        prop_assert_eq!(items_of(&written), items);
+        prop_assert_eq!(summary.conflicts.count, 0);
+        prop_assert!(!written.contains_key("conflicts.jsonl"));
+
+        let mut turned = files.clone();
+        turned.rotate_left(at.index(files.len()));
+        turned.iter_mut().for_each(|(is_csv, rows)| {
+            *is_csv = !*is_csv;
+            rows.reverse();
+        });
+        let one: Vec<ItemRow> = files.iter().flat_map(|(_, rows)| rows.clone()).collect();
+        for other in [turned, vec![(false, one)]] {
+            let (others, other) = import_items(&other, None, (2, 50));
+            prop_assert_eq!(items_of(&others), items_of(&written));
+            let counts = |summary: &ImportSummary| (summary.taken, summary.rejected, summary.items, summary.merged);
+            prop_assert_eq!(counts(&other), counts(&summary));
         }
     }
 }

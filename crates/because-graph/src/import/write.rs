@@ -2,9 +2,9 @@ use std::path::Path;
 
 use because_core::{Error as FileError, Project, Split};
 
-use super::gather::{Kept, Taken};
+use super::gather::Taken;
 use super::line::{self, split_end};
-use super::pairs::Nodes;
+use super::nodes::NodeRows;
 use super::spool::{Draft, Spooled};
 use super::summary::Filtered;
 use crate::plan::{Applied, ColdNode};
@@ -39,6 +39,11 @@ impl Written {
             let out = references_out.insert(draft("references.jsonl")?);
             all(&taken.references, out)?;
         }
+        let mut conflicts_out = None;
+        if !taken.conflicts.read().is_at_end()? {
+            let out = conflicts_out.insert(draft("conflicts.jsonl")?);
+            all(&taken.conflicts, out)?;
+        }
         let mut cold_out = None;
         if !applied.cold.is_empty() {
             cold(&applied.cold, cold_out.insert(draft("cold.jsonl")?))?;
@@ -50,6 +55,7 @@ impl Written {
                 ("users.jsonl", Some(users_out)),
                 ("items.jsonl", Some(items_out)),
                 ("references.jsonl", references_out),
+                ("conflicts.jsonl", conflicts_out),
                 ("cold.jsonl", cold_out),
                 // Where the interactions are, the rest is there too.
                 ("interactions.jsonl", Some(interactions_out)),
@@ -111,9 +117,11 @@ fn interactions(taken: &Taken, splits: &[Option<Split>], out: &mut Draft) -> Res
 /// What is known of the nodes on one side: the rows of their own, and the interactions that are left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NodeCounts {
-    /// Rows that stay.
+    /// Lines that stay.
     pub(super) rows: u64,
-    /// Rows of nodes without an interaction.
+    /// Rows that completed those, beside the first of each.
+    pub(super) merged: u64,
+    /// Lines of nodes without an interaction.
     pub(super) only_rows: u64,
     /// Nodes without a row.
     pub(super) only_interactions: u64,
@@ -152,34 +160,41 @@ impl<'a> Side<'a> {
         ]
     }
 
-    /// Copies the rows of this side's nodes but for those that lost their last interaction, which are counted as filtered. A
+    /// Copies the lines of this side's nodes but for those that lost their last interaction, all rows of which are counted as
+    /// filtered. A
     /// node that had none before is not the filters' business: it is known by its text alone, and stays.
     fn copy(
         &self,
-        rows: &Kept<Nodes, Spooled>,
+        rows: &NodeRows,
         applied: &Applied,
         filtered: &mut Filtered,
         out: &mut Draft,
     ) -> Result<NodeCounts> {
         let alive = self.alive.iter().filter(|alive| **alive).count() as u64;
-        let (mut kept, mut with_both) = (0, 0);
+        let (mut kept, mut merged, mut with_both) = (0, 0, 0);
         let mut lines = rows.lines.read();
-        for id in rows.index.ids.names() {
+        let mut completed = rows.completed.iter().peekable();
+        for (number, id) in (0..).zip(rows.ids.names()) {
             let Some(line) = lines.line()? else {
                 break;
             };
+            let others = completed
+                .next_if(|(completed, _)| *completed == number)
+                .map_or(0, |(_, others)| *others);
             let node = self.ids.get(id).map(|node| node as usize);
             if let Some(step) = node.and_then(|node| self.lost[node]) {
-                filtered.add(applied.steps[step as usize].filter, 1);
+                filtered.add(applied.steps[step as usize].filter, 1 + others);
                 continue;
             }
             kept += 1;
+            merged += others;
             with_both += u64::from(node.is_some_and(|node| self.alive[node]));
             out.write(line)?;
             out.write(b"\n")?;
         }
         Ok(NodeCounts {
             rows: kept,
+            merged,
             only_rows: kept - with_both,
             only_interactions: alive - with_both,
         })

@@ -547,6 +547,33 @@ fn rlmrec_has_profiles_by_id_and_refuses_pickles() {
         json!({"asin": "B00"})
     );
 
+    let both = Shelf::of(
+        Format::RlmRec,
+        &[
+            (
+                "amazon_item.json",
+                b"{\"iid\": 7, \"asin\": \"B00\"}\n{\"iid\": 8, \"asin\": \"B01\"}\n",
+            ),
+            ("amazon_user.json", b"{\"uid\": 0, \"reviewerID\": \"A2X\"}\n"),
+            (
+                "itm_prf.json",
+                br#"{"8": {"profile": "A lamp"}, "7": {"profile": "A book"}, "9": {"profile": "New"}}"#,
+            ),
+            ("usr_prf.json", br#"{"0": {"profile": "Reads"}}"#),
+            ("trn.csv", b"user,item\n0,7\n"),
+        ],
+    );
+    assert_eq!((both.summary.read, both.summary.rejected), (8, 0));
+    assert_eq!(
+        (both.summary.users, both.summary.items, both.summary.merged),
+        (1, 3, 3)
+    );
+    let (user, item) = (both.user("0"), both.item("8"));
+    assert_eq!(user.profile.as_deref(), Some("Reads"));
+    assert_eq!(attributes(user.attributes), json!({"reviewerID": "A2X"}));
+    assert_eq!(item.profile.as_deref(), Some("A lamp"));
+    assert_eq!(attributes(item.attributes), json!({"asin": "B01"}));
+
     let pickle = shelf.desk.file("usr_prf.pkl", b"\x80\x04");
     let said = Import::new(Format::RlmRec, [pickle])
         .run(&shelf.desk.out())
@@ -610,6 +637,112 @@ fn xrec_has_json_inside_texts() {
         attributes(titles.item("7").attributes),
         json!({"city": "Rome"})
     );
+}
+
+#[test]
+fn xrec_has_an_item_in_two_files() {
+    let shelf = Shelf::of(
+        Format::XRec,
+        &[
+            (
+                "item_content.json",
+                br#"{"iid": 7, "content": {"name": "Diner", "city": "Rome"}}
+{"iid": 8, "content": {"name": "Bar", "city": "Oslo"}}
+{"iid": 7, "content": {"name": "Diner", "city": "Rome"}}
+{"iid": 8, "content": {"name": "Pub"}}
+"#,
+            ),
+            (
+                "item_profile.json",
+                br#"{"iid": 8, "business summary": "{\"summarization\": \"Drinkers\"}"}
+{"iid": 7, "business summary": "{\"summarization\": \"Night owls\"}", "city": "Paris"}
+"#,
+            ),
+            ("total_trn.csv", b"user,item\n1,7\n"),
+        ],
+    );
+    let summary = &shelf.summary;
+    assert_eq!((summary.items, summary.merged, summary.rejected), (2, 2, 2));
+    let (diner, bar) = (shelf.item("7"), shelf.item("8"));
+    assert_eq!(
+        (diner.title.as_deref(), diner.profile.as_deref()),
+        (Some("Diner"), Some("Night owls"))
+    );
+    // The profiles are read first.
+    assert_eq!(attributes(diner.attributes), json!({"city": "Paris"}));
+    assert_eq!(
+        (bar.title.as_deref(), bar.profile.as_deref()),
+        (Some("Bar"), Some("Drinkers"))
+    );
+
+    let rejected = shelf.rejected();
+    let [repeat, other] = &rejected[..] else {
+        panic!("{rejected:?}")
+    };
+    assert!(repeat.reason.starts_with("duplicate of "), "{repeat:?}");
+    assert!(repeat.reason.ends_with("item_content.json line 1"));
+    assert!(other.reason.starts_with("contradicts "), "{other:?}");
+    assert!(other.reason.ends_with("item_content.json line 2 in title"));
+    assert_eq!(other.field.as_deref(), Some("title"));
+    assert_eq!(
+        other.record,
+        json!({"iid": 8, "content": {"name": "Pub"}}),
+        "whole, as it stands in its file"
+    );
+    let kinds: Vec<_> = summary
+        .reasons
+        .iter()
+        .map(|reason| (&*reason.reason, reason.count))
+        .collect();
+    assert_eq!(kinds, [("duplicate", 1), ("contradicts another row", 1)]);
+
+    let conflicts: Vec<Value> = jsonl::read_all(&shelf.desk.out().path("conflicts.jsonl")).unwrap();
+    let raw = shelf.desk.folder.path().join("raw");
+    assert_eq!(
+        conflicts,
+        [json!({
+            "kind": "item", "id": "7", "field": "attributes.city",
+            "kept": "Paris", "kept_file": raw.join("item_profile.json"), "kept_line": 2,
+            "lost": "Rome", "file": raw.join("item_content.json"), "line": 1,
+        })]
+    );
+    assert_eq!(summary.conflicts.count, 1);
+    assert_eq!(summary.conflicts.fields[0].field, "attributes.city");
+}
+
+#[test]
+fn titles_in_a_table_and_texts_in_lines_come_together() {
+    let desk = Desk::new();
+    let paths = [
+        desk.file("items.csv", "item,title,year,price\n1,One,1995,12.90\n2,Two,,\n3,Three,2001,\n"),
+        desk.file(
+            "descriptions.jsonl",
+            "{\"item_id\":3,\"description\":\"third\",\"year\":2001}\n{\"item_id\":1,\"description\":\"first\",\"year\":1995,\"price\":12.9}\n\
+             {\"item_id\":4,\"description\":\"fourth\"}\n",
+        ),
+        desk.file("ratings.csv", "user,item\na,1\na,4\n"),
+    ];
+    for (format, paths) in [
+        (Format::Csv, paths.to_vec()),
+        (Format::Jsonl, paths.iter().rev().cloned().collect()),
+    ] {
+        let summary = Import::new(format, paths).run(&desk.out()).unwrap();
+        assert!(balances(&summary), "{summary:?}");
+        assert_eq!((summary.items, summary.merged, summary.rejected), (4, 2, 0));
+        assert_eq!(summary.conflicts.count, 0, "1995 and \"1995\" are one year");
+        let items = desk.out().items().unwrap();
+        let known: std::collections::BTreeMap<_, _> = items
+            .iter()
+            .map(|item| {
+                let texts = [&item.title, &item.description].map(Option::as_deref);
+                (item.item.as_str(), texts)
+            })
+            .collect();
+        assert_eq!(known["1"], [Some("One"), Some("first")]);
+        assert_eq!(known["2"], [Some("Two"), None]);
+        assert_eq!(known["3"], [Some("Three"), Some("third")]);
+        assert_eq!(known["4"], [None, Some("fourth")]);
+    }
 }
 
 #[test]

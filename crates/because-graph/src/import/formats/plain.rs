@@ -9,6 +9,11 @@ const LINES: Rule = Rule {
     ..Rule::DEFAULT
 };
 
+const CELLS: Rule = Rule {
+    syntax: COMMAS,
+    ..Rule::DEFAULT
+};
+
 pub(in super::super) const JSONL: &[Rule] = &[
     Rule {
         files: &[
@@ -26,6 +31,15 @@ pub(in super::super) const JSONL: &[Rule] = &[
         in_folders: true,
         ..LINES
     },
+    Rule {
+        files: &["*.csv"],
+        ..CELLS
+    },
+    Rule {
+        files: &["*.tsv"],
+        syntax: TABS,
+        ..CELLS
+    },
     LINES,
 ];
 
@@ -39,8 +53,7 @@ pub(in super::super) const CSV: &[Rule] = &[
             "explanations*.csv",
         ],
         in_folders: true,
-        syntax: COMMAS,
-        ..Rule::DEFAULT
+        ..CELLS
     },
     Rule {
         files: &[
@@ -52,17 +65,18 @@ pub(in super::super) const CSV: &[Rule] = &[
         ],
         in_folders: true,
         syntax: TABS,
-        ..Rule::DEFAULT
+        ..CELLS
     },
     Rule {
         files: &["*.tsv"],
         syntax: TABS,
-        ..Rule::DEFAULT
+        ..CELLS
     },
     Rule {
-        syntax: COMMAS,
-        ..Rule::DEFAULT
+        files: &["*.jsonl", "*.ndjson"],
+        ..LINES
     },
+    CELLS,
 ];
 
 pub(in super::super) const PARQUET: &[Rule] = &[
