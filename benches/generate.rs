@@ -40,6 +40,8 @@ struct Measured {
     seconds: f64,
     /// Mean over rows.
     first_token_seconds: f64,
+    /// The last row's: all prompts are read.
+    prompts_seconds: f64,
     tokens: usize,
     cached_share: f64,
     peak_rss_bytes: u64,
@@ -80,9 +82,9 @@ fn rows(base: &str, draw: &mut Draw) {
     let counts = option("--rows").unwrap_or("1,8,32".into());
     let peer = option("--peers");
     println!(
-        "| rows | program | first token | tokens/s | decoding tokens/s | peak memory | same tokens |"
+        "| rows | program | first token | prompts read | tokens/s | decoding tokens/s | peak memory | same tokens |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for count in counts.split(',').map(|count| count.parse().unwrap()) {
         let work = Work {
             base: base.to_owned(),
@@ -102,8 +104,9 @@ fn rows(base: &str, draw: &mut Draw) {
         if let Some(peer) = peer {
             peer.print(&format!("{count} | transformers"), "");
             println!(
-                "| {count} | ratio | {:.2} | {:.2} | {:.2} | {:.2} | |",
+                "| {count} | ratio | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | |",
                 peer.first_token_seconds / ours.first_token_seconds,
+                peer.prompts_seconds / ours.prompts_seconds,
                 peer.seconds / ours.seconds,
                 ours.decoding_rate() / peer.decoding_rate(),
                 peer.peak_rss_bytes as f64 / ours.peak_rss_bytes as f64
@@ -175,15 +178,16 @@ impl Measured {
         serde_json::from_str(text.lines().last().unwrap()).unwrap()
     }
 
-    /// Tokens a second after the first ones.
+    /// Tokens a second when all prompts are read; the few that were written before count as well.
     fn decoding_rate(&self) -> f64 {
-        (self.tokens - self.ids.len()) as f64 / (self.seconds - self.first_token_seconds)
+        (self.tokens - self.ids.len()) as f64 / (self.seconds - self.prompts_seconds)
     }
 
     fn print(&self, name: &str, same: &str) {
         println!(
-            "| {name} | {:.2} s | {:.1} | {:.1} | {:.0} MiB | {same} |",
+            "| {name} | {:.2} s | {:.2} s | {:.1} | {:.1} | {:.0} MiB | {same} |",
             self.first_token_seconds,
+            self.prompts_seconds,
             self.tokens as f64 / self.seconds,
             self.decoding_rate(),
             self.peak_rss_bytes as f64 / f64::from(1 << 20)
@@ -214,6 +218,9 @@ fn measure(work: &Work) -> Measured {
     Measured {
         seconds,
         first_token_seconds: first / outputs.len() as f64,
+        prompts_seconds: outputs
+            .iter()
+            .fold(0.0, |last, one| last.max(one.first_token_seconds)),
         tokens: sum(|one| one.token_ids.len()),
         cached_share: sum(|one| one.cached_tokens) as f64 / sum(|one| one.prompt_tokens) as f64,
         peak_rss_bytes: peak_rss_bytes(),

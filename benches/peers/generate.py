@@ -35,7 +35,7 @@ def main():
     first, _ = answer(1)
     seconds, answers = answer(work["answer"])
     print(json.dumps({
-        "seconds": seconds, "first_token_seconds": first, "tokens": sum(map(len, answers)), "cached_share": 0.0,
+        "seconds": seconds, "first_token_seconds": first, "prompts_seconds": first, "tokens": sum(map(len, answers)), "cached_share": 0.0,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "ids": answers}))
 
 

@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Weak};
 
 use because_core::Message;
+use serde_json::Value;
 
 use self::answering::Answer;
 pub use self::answering::{Answering, Piece};
@@ -57,6 +58,8 @@ pub struct Ask {
     pub decoding: Decoding,
     /// The adapter by its name; `None` for the one the model was loaded with, if there is one.
     pub adapter: Option<String>,
+    /// A JSON schema: the answer is a JSON document that fits it, whatever the model would say.
+    pub schema: Option<Value>,
 }
 
 /// What an [`Ask`] continues.
@@ -86,6 +89,7 @@ impl Ask {
             prompt,
             decoding,
             adapter: None,
+            schema: None,
         }
     }
 
@@ -98,13 +102,27 @@ impl Ask {
         }
     }
 
+    /// Answers with a JSON document that fits this schema.
+    #[must_use]
+    pub fn schema(self, schema: Value) -> Self {
+        Self {
+            schema: Some(schema),
+            ..self
+        }
+    }
+
     pub(crate) fn row(self, model: &Loaded) -> Result<Row> {
         let prompt = match self.prompt {
             Prompt::Chat(messages) => model.chat.prompt(&messages)?,
             Prompt::Tokens(ids) => ids,
         };
         let overlay = model.overlay(self.adapter.as_deref())?;
-        Row::new(prompt, self.decoding, overlay, None)
+        let grammar = self
+            .schema
+            .map(|schema| model.grammar(&schema))
+            .transpose()?;
+        let constraint = grammar.map(|grammar| Box::new(grammar) as Box<dyn Constraint>);
+        Row::new(prompt, self.decoding, overlay, constraint)
     }
 }
 
@@ -142,7 +160,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`TuneError::Busy`] when the queue is full, [`TuneError::ContextTooLong`] when there is no room for an answer, and when
-    /// the chat cannot be rendered, a setting is out of its range or no adapter has this name.
+    /// the chat cannot be rendered, a setting is out of its range, no adapter has this name or the schema cannot be followed.
     pub fn submit(&self, ask: Ask) -> Result<Answering> {
         self.submit_row(ask.row(&self.model)?)
     }

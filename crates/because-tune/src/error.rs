@@ -146,12 +146,38 @@ pub enum TuneError {
         /// What happened.
         reason: String,
     },
+    /// A JSON schema that an answer cannot be held to.
+    #[error("schema{}: {reason}", at(place))]
+    Schema {
+        /// The part of the schema, as a JSON pointer; empty for the whole.
+        place: String,
+        /// What is wrong with it, or not supported.
+        reason: String,
+    },
+    /// The smallest JSON document of a schema has more tokens than the answer may have.
+    #[error(
+        "the smallest answer to the schema has {needed} tokens, its end included, and there is room for {room}; allow \
+         more tokens"
+    )]
+    SchemaRoom {
+        /// Tokens of the smallest answer, the one that ends it included.
+        needed: usize,
+        /// Tokens an answer may have.
+        room: usize,
+    },
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] because_core::Error),
     /// A tensor operation failed; with inputs that were checked this is a fault of this crate or of the machine.
     #[error("tensor operation failed")]
     Tensor(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn at(place: &str) -> String {
+    match place {
+        "" => String::new(),
+        place => format!(" at {place}"),
+    }
 }
 
 fn kept(checkpoint: Option<&Path>) -> String {

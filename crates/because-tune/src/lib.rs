@@ -51,6 +51,7 @@ mod engine;
 mod error;
 mod evaluation;
 mod full;
+mod grammar;
 mod hub;
 mod infer;
 mod learner;
@@ -83,6 +84,8 @@ pub use decoding::Decoding;
 pub use engine::{Answering, Ask, Engine, EngineSettings, Piece, Prompt};
 pub use error::TuneError;
 pub use evaluation::Evaluation;
+#[doc(hidden)]
+pub use grammar::{MaskCost, Masks};
 pub use hub::{Hub, HubFault};
 pub use lora::{LoraConfig, Modules};
 pub use memory::{Checkpointing, Memory};

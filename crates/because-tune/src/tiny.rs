@@ -377,7 +377,7 @@ fn initial(config: &QwenConfig, seed: u64) -> Result<Parameters> {
     }))
 }
 
-fn train_tokenizer(texts: &[&str], size: usize) -> tokenizers::Result<String> {
+pub(crate) fn train_tokenizer(texts: &[&str], size: usize) -> tokenizers::Result<String> {
     let split = Split::new(
         SplitPattern::Regex(WORDS.into()),
         SplitDelimiterBehavior::Isolated,

@@ -88,6 +88,24 @@ impl Vocabulary {
             .map(|&(_, id)| id)
     }
 
+    /// The bytes of each token of a byte-level BPE, by id; none for special tokens, which are never text, and for ids
+    /// that no token has.
+    pub(crate) fn bytes(&self) -> Result<Vec<Vec<u8>>, String> {
+        let mut bytes = vec![Vec::new(); self.size];
+        for (text, id) in self.plain.get_vocab(false) {
+            let of = text.chars().map(byte_of).collect::<Option<Vec<u8>>>();
+            let of = of.ok_or_else(|| {
+                format!("token {id} {text:?} is not of a byte-level BPE, the only kind that is read")
+            })?;
+            match bytes.get_mut(id as usize) {
+                Some(_) if self.specials.iter().any(|&(_, special)| special == id) => {}
+                Some(place) => *place = of,
+                None => {}
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Cuts a template's own text at its special tokens.
     pub(crate) fn pieces<'a>(&self, text: &'a str) -> Vec<Piece<'a>> {
         let mut pieces = Vec::new();
@@ -133,5 +151,20 @@ impl Vocabulary {
             .map_err(|error| TuneError::Chat {
                 reason: error.to_string(),
             })
+    }
+}
+
+/// The byte that a letter of a byte-level BPE stands for: printable ones for themselves, the others for the letters from
+/// U+0100 on, in their order.
+fn byte_of(letter: char) -> Option<u8> {
+    let is_itself = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let code = letter as u32;
+    match code {
+        0..=0xff => is_itself(code).then_some(code as u8),
+        _ => {
+            let place = code.checked_sub(0x100)? as usize;
+            let other = (0..=255u8).filter(|&byte| !is_itself(u32::from(byte)));
+            other.into_iter().nth(place)
+        }
     }
 }

@@ -8,6 +8,7 @@ use because_llm::{
     BoxFuture, ChatError, ChatModel, ChatRequest, ChatResponse, ModelId, Role, Usage,
 };
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::base::BaseFolder;
 use crate::chat::Chat;
@@ -15,6 +16,7 @@ use crate::config::QwenConfig;
 use crate::decoding::Decoding;
 use crate::engine::{Ask, Engine, EngineSettings, Event, Row, Scheduler};
 use crate::error::{Result, TuneError};
+use crate::grammar::{Grammar, Grammars};
 use crate::infer::{Inference, KeyValues, Piece, Wants};
 use crate::model::Qwen;
 use crate::ops::PAGE;
@@ -23,8 +25,8 @@ use crate::overlay::Overlay;
 /// A base, with or without adapters, ready to answer.
 ///
 /// [`TunedModel::generate`] and its like work on the caller's thread. As a [`ChatModel`] it answers through an [`Engine`] of its
-/// own, which starts with the first chat: chats that are under way together are one batch, and no thread waits for them. It
-/// answers in free text; a schema in the request is left to whoever checks the answer.
+/// own, which starts with the first chat: chats that are under way together are one batch, and no thread waits for them. An
+/// answer to a request with a schema fits it.
 #[derive(Debug)]
 pub struct TunedModel {
     loaded: Arc<Loaded>,
@@ -44,6 +46,8 @@ pub(crate) struct Loaded {
     /// The adapter it was loaded with.
     own: Option<(String, Arc<Overlay>)>,
     others: RwLock<BTreeMap<String, Arc<Overlay>>>,
+    /// Made for the first schema.
+    grammars: Mutex<Option<Grammars>>,
 }
 
 /// Why an answer ended.
@@ -91,6 +95,7 @@ impl Loaded {
             chat,
             own,
             others: RwLock::default(),
+            grammars: Mutex::default(),
         }
     }
 
@@ -101,6 +106,20 @@ impl Loaded {
             others: RwLock::new(others),
             ..self
         }
+    }
+
+    /// What holds one answer to a schema.
+    pub(crate) fn grammar(&self, schema: &Value) -> Result<Grammar> {
+        let grammars = {
+            let mut made = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*made {
+                Some(grammars) => grammars.clone(),
+                None => made
+                    .insert(Grammars::new(&self.chat.vocabulary, self.chat.stops())?)
+                    .clone(),
+            }
+        };
+        grammars.json(schema)
     }
 
     /// The adapter of this name, or the one the model was loaded with.
@@ -419,7 +438,10 @@ impl TunedModel {
             seed: request.seed.unwrap_or(own.seed),
             ..own.clone()
         };
-        Ask::chat(messages.collect(), decoding)
+        Ask {
+            schema: request.schema.as_ref().map(|one| one.schema.clone()),
+            ..Ask::chat(messages.collect(), decoding)
+        }
     }
 
     fn own_engine(&self) -> Result<Engine> {

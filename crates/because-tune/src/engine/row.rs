@@ -9,6 +9,7 @@ use crate::chat::Chat;
 use crate::config::QwenConfig;
 use crate::decoding::{Decoding, Sampler};
 use crate::error::{Result, TuneError};
+use crate::grammar::Grammar;
 use crate::ops::PAGE;
 use crate::overlay::Overlay;
 use crate::tuned::{Finish, Generation};
@@ -17,7 +18,7 @@ use crate::tuned::{Finish, Generation};
 pub(crate) type RowId = u64;
 
 /// What may follow in an answer that must fit a form.
-pub(crate) trait Constraint: Send + Sync {
+pub(crate) trait Constraint: Send {
     /// Makes the logits of tokens that may not follow minus infinity. `room` are the tokens this answer may still have, the
     /// next one included.
     fn mask(&mut self, logits: &mut [f32], room: usize) -> Result<()>;
@@ -27,6 +28,20 @@ pub(crate) trait Constraint: Send + Sync {
 
     /// Whether the answer is complete and nothing may follow.
     fn is_done(&self) -> bool;
+}
+
+impl Constraint for Grammar {
+    fn mask(&mut self, logits: &mut [f32], room: usize) -> Result<()> {
+        Self::mask(self, logits, room)
+    }
+
+    fn take(&mut self, token: u32) -> Result<()> {
+        Self::take(self, token)
+    }
+
+    fn is_done(&self) -> bool {
+        Self::is_done(self)
+    }
 }
 
 /// A prompt and the answer to it as far as it has come.

@@ -1,9 +1,10 @@
 use std::cell::RefCell;
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::attention::AttentionShape;
-use super::simd::{each_row, exp, exp_in_place, max, vectorized};
+use super::simd::{each_row, exp, exp_in_place, max};
 
 /// Positions of a page. Keys lie in it transposed, so that the scores of its positions fill the lanes of a vector.
 pub(crate) const PAGE: usize = 16;
@@ -125,10 +126,14 @@ impl PagedLayer {
             .with_max_len(1)
             .for_each(|(block, own)| {
                 SCRATCH.with_borrow_mut(|scratch| {
-                    vectorized(
-                        #[inline(always)]
-                        || self.block(&block, q, own, scratch),
-                    );
+                    let layer = self;
+                    Arch::new().dispatch(Work {
+                        layer,
+                        block,
+                        q,
+                        out: own,
+                        scratch,
+                    });
                 });
             });
         let heads = self.shape.kv_heads;
@@ -146,7 +151,14 @@ impl PagedLayer {
     }
 
     #[inline(always)]
-    fn block(&self, block: &Block<'_>, q: &[f32], out: &mut [f32], scratch: &mut Scratch) {
+    fn block<S: Simd>(
+        &self,
+        simd: S,
+        block: &Block<'_>,
+        q: &[f32],
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
         let (d, wide, group) = (self.shape.head_dim, padded(self.shape), self.shape.group());
         let rows = block.len * group;
         let parts = cut(rows);
@@ -171,7 +183,7 @@ impl PagedLayer {
                 for &(from, len) in &parts {
                     let packed = &scratch.queries[from * d..(from + len) * d];
                     let scores = &mut scratch.scores[from * CHUNK..(from + len) * CHUNK];
-                    score(len, packed, keys, scores, index * PAGE);
+                    score(simd, len, packed, keys, scores, index * PAGE);
                 }
             }
             for row in 0..rows {
@@ -189,11 +201,11 @@ impl PagedLayer {
                 let scores = &scratch.scores[from * CHUNK..(from + len) * CHUNK];
                 let sums = &mut scratch.sums[from * wide..(from + len) * wide];
                 let values = |page: usize| self.values_of(pages[page], block.head);
-                add(len, scores, 0..common, &values, sums, wide);
+                add(simd, len, scores, 0..common, &values, sums, wide);
                 for (row, &limit) in limits.iter().enumerate() {
                     let scores = &scores[row * CHUNK..(row + 1) * CHUNK];
                     let sums = &mut sums[row * wide..(row + 1) * wide];
-                    add(1, scores, common..limit, &values, sums, wide);
+                    add(simd, 1, scores, common..limit, &values, sums, wide);
                 }
             }
         }
@@ -219,6 +231,26 @@ struct Block<'a> {
     first: usize,
     pages: &'a [u32],
     head: usize,
+}
+
+/// A piece of work, compiled for the widest registers this machine has. The lanes of a vector are positions or columns, which
+/// never meet in one sum: the results are those of any width.
+struct Work<'a> {
+    layer: &'a PagedLayer,
+    block: Block<'a>,
+    q: &'a [f32],
+    out: &'a mut [f32],
+    scratch: &'a mut Scratch,
+}
+
+impl WithSimd for Work<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.layer
+            .block(simd, &self.block, self.q, self.out, self.scratch);
+    }
 }
 
 thread_local! {
@@ -290,42 +322,58 @@ fn cut(rows: usize) -> Vec<(usize, usize)> {
 }
 
 macro_rules! with_rows {
-    ($len:expr, $call:ident ( $($argument:expr),* )) => {
+    ($len:expr, $simd:ident, $call:ident ( $($argument:expr),* )) => {
         match $len {
-            1 => $call::<1>($($argument),*),
-            2 => $call::<2>($($argument),*),
-            3 => $call::<3>($($argument),*),
-            4 => $call::<4>($($argument),*),
-            5 => $call::<5>($($argument),*),
-            _ => $call::<6>($($argument),*),
+            1 => $call::<S, 1>($simd, $($argument),*),
+            2 => $call::<S, 2>($simd, $($argument),*),
+            3 => $call::<S, 3>($simd, $($argument),*),
+            4 => $call::<S, 4>($simd, $($argument),*),
+            5 => $call::<S, 5>($simd, $($argument),*),
+            _ => $call::<S, 6>($simd, $($argument),*),
         }
     };
 }
 
 /// The scores of a part's rows with one page.
 #[inline(always)]
-fn score(len: usize, packed: &[f32], keys: &[[f32; PAGE]], scores: &mut [f32], at: usize) {
-    with_rows!(len, score_rows(packed, keys, scores, at));
+fn score<S: Simd>(
+    simd: S,
+    len: usize,
+    packed: &[f32],
+    keys: &[[f32; PAGE]],
+    scores: &mut [f32],
+    at: usize,
+) {
+    with_rows!(len, simd, score_rows(packed, keys, scores, at));
 }
 
 #[inline(always)]
-fn score_rows<const R: usize>(packed: &[f32], keys: &[[f32; PAGE]], scores: &mut [f32], at: usize) {
-    let mut sums = [[0f32; PAGE]; R];
-    for (q, key) in packed.as_chunks::<R>().0.iter().zip(keys) {
-        for row in 0..R {
-            for lane in 0..PAGE {
-                sums[row][lane] = q[row].mul_add(key[lane], sums[row][lane]);
+fn score_rows<S: Simd, const R: usize>(
+    simd: S,
+    packed: &[f32],
+    keys: &[[f32; PAGE]],
+    scores: &mut [f32],
+    at: usize,
+) {
+    for part in 0..PAGE / S::F32_LANES {
+        let mut sums = [simd.splat_f32s(0.0); R];
+        for (q, key) in packed.as_chunks::<R>().0.iter().zip(keys) {
+            let key = S::as_simd_f32s(key).0[part];
+            for (sum, q) in sums.iter_mut().zip(q) {
+                *sum = simd.mul_add_f32s(simd.splat_f32s(*q), key, *sum);
             }
         }
-    }
-    for (row, sums) in sums.iter().enumerate() {
-        scores[row * CHUNK + at..][..PAGE].copy_from_slice(sums);
+        for (row, sum) in sums.iter().enumerate() {
+            let scores = &mut scores[row * CHUNK + at..][..PAGE];
+            S::as_mut_simd_f32s(scores).0[part] = *sum;
+        }
     }
 }
 
 /// Adds to a part's sums the values of some of a chunk's positions, one after the other, each weighed.
 #[inline(always)]
-fn add<'a>(
+fn add<'a, S: Simd>(
+    simd: S,
     len: usize,
     scores: &[f32],
     range: std::ops::Range<usize>,
@@ -334,47 +382,51 @@ fn add<'a>(
     wide: usize,
 ) {
     if !range.is_empty() {
-        with_rows!(len, add_rows(scores, range, values, sums, wide));
+        with_rows!(
+            len,
+            simd,
+            add_rows(scores, range.clone(), values, sums, wide)
+        );
     }
 }
 
 #[inline(always)]
-fn add_rows<'a, const R: usize>(
+fn add_rows<'a, S: Simd, const R: usize>(
+    simd: S,
     scores: &[f32],
     range: std::ops::Range<usize>,
     values: &impl Fn(usize) -> &'a [[f32; PAGE]],
     sums: &mut [f32],
     wide: usize,
 ) {
-    let step = wide / PAGE;
-    for column in 0..step {
-        let mut here = [[0f32; PAGE]; R];
+    let (lanes, step) = (S::F32_LANES, wide / PAGE);
+    for column in 0..wide / lanes {
+        let mut here = [simd.splat_f32s(0.0); R];
         for (row, here) in here.iter_mut().enumerate() {
-            here.copy_from_slice(&sums[row * wide + column * PAGE..][..PAGE]);
+            let sums = &sums[row * wide + column * lanes..][..lanes];
+            *here = S::as_simd_f32s(sums).0[0];
         }
+        let (vector, part) = (column * lanes / PAGE, column % (PAGE / lanes));
         let mut at = range.start;
         while at < range.end {
             let (page, place) = (at / PAGE, at % PAGE);
             let end = range.end.min((page + 1) * PAGE);
-            let mut weights = [[0f32; PAGE]; R];
-            for (row, weights) in weights.iter_mut().enumerate() {
-                weights.copy_from_slice(&scores[row * CHUNK + page * PAGE..][..PAGE]);
-            }
-            let values = values(page)
-                .iter()
-                .skip(place * step + column)
-                .step_by(step);
-            for (place, value) in (place..PAGE).zip(values).take(end - at) {
-                for row in 0..R {
-                    for lane in 0..PAGE {
-                        here[row][lane] = weights[row][place].mul_add(value[lane], here[row][lane]);
-                    }
+            let weights: [&[f32]; R] = std::array::from_fn(
+                #[inline(always)]
+                |row| &scores[row * CHUNK + at..][..end - at],
+            );
+            let values = values(page)[place * step + vector..].iter().step_by(step);
+            for (index, value) in values.take(end - at).enumerate() {
+                let value = S::as_simd_f32s(value).0[part];
+                for (here, weights) in here.iter_mut().zip(&weights) {
+                    *here = simd.mul_add_f32s(simd.splat_f32s(weights[index]), value, *here);
                 }
             }
             at = end;
         }
         for (row, here) in here.iter().enumerate() {
-            sums[row * wide + column * PAGE..][..PAGE].copy_from_slice(here);
+            let sums = &mut sums[row * wide + column * lanes..][..lanes];
+            S::as_mut_simd_f32s(sums).0[0] = *here;
         }
     }
 }
