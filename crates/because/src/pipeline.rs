@@ -1,4 +1,8 @@
+#[cfg(feature = "tune")]
+mod answers;
 mod contrast;
+#[cfg(feature = "tune")]
+mod explain;
 mod plan;
 mod profile;
 mod report;
@@ -22,10 +26,12 @@ use crate::journal::{Journal, fingerprint};
 use crate::{Result, Settings};
 
 pub use contrast::Pairs;
+#[cfg(feature = "tune")]
+pub use explain::{Explained, ExplainedSplit};
 pub use plan::{Amounts, Interval, Plan, PlanOptions, StagePlan, Taken};
 pub use spending::{Reached, Stopped};
 #[cfg(feature = "tune")]
-pub use tune::{Explained, base_of, training_event};
+pub use tune::{base_of, training_event};
 
 /// The stages of an experiment over one project directory, each a method, and [`Pipeline::run`] for all of them in order.
 ///
