@@ -21,9 +21,7 @@ use serde_json::Value;
 
 use self::answering::Answer;
 pub use self::answering::{Answering, Piece};
-#[cfg(test)]
-use self::row::Constraint;
-pub(crate) use self::row::Row;
+pub(crate) use self::row::{Constraint, Row};
 pub(crate) use self::scheduler::{Event, Scheduler};
 pub use self::settings::EngineSettings;
 use crate::decoding::Decoding;

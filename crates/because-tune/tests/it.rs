@@ -568,6 +568,34 @@ async fn chats_that_are_under_way_together_answer_as_each_alone() {
     }
 }
 
+#[tokio::test]
+async fn an_answer_to_a_schema_fits_it_beside_answers_in_free_text() {
+    let model = TunedModel::load(base(), None).unwrap();
+    let schema = serde_json::json!({
+        "type": "object", "required": ["stars", "why"], "additionalProperties": false,
+        "properties": {"stars": {"type": "integer", "minimum": 1, "maximum": 5}, "why": {"type": "string"}},
+    });
+    let request = |seed: u64| {
+        let sampling = Sampling {
+            max_tokens: Some(120),
+            temperature: Some(1.0),
+            ..Sampling::default()
+        };
+        let question = because_llm::Message::user("How many stars?");
+        ChatRequest::new(vec![question])
+            .sampling(sampling)
+            .seed(seed)
+    };
+    let held = request(1).schema("rating", schema);
+    let (held, free) = (held, request(1));
+    let (held, free) = tokio::join!(model.chat(&held), model.chat(&free));
+    let answer: serde_json::Value = serde_json::from_str(&held.unwrap().answer).unwrap();
+    assert!((1..=5).contains(&answer["stars"].as_i64().unwrap()) && answer["why"].is_string());
+    let alone = TunedModel::load(base(), None).unwrap();
+    let alone = alone.chat(&request(1)).await.unwrap();
+    assert_eq!(free.unwrap().answer, alone.answer);
+}
+
 #[test]
 fn adapters_are_laid_over_a_base_by_name_and_taken_away() {
     let out = tempfile::tempdir().unwrap();

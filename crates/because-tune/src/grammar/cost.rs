@@ -66,7 +66,7 @@ impl Masks {
             ..MaskCost::default()
         };
         let decoding = Decoding::greedy(room);
-        let mut sampler = Sampler::new(&decoding);
+        let mut sampler = Sampler::new(decoding.clone());
         let mut rng = generator(seed, "masks");
         let noise: Vec<f32> = (0..2 * self.size).map(|_| rng.random()).collect();
         loop {

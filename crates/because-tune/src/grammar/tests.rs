@@ -34,7 +34,7 @@ fn answer(
     rng: &mut ChaCha8Rng,
 ) -> Result<String> {
     let mut grammar = GRAMMARS.json(schema)?;
-    let mut sampler = Sampler::new(decoding);
+    let mut sampler = Sampler::new(decoding.clone());
     let mut ids: Vec<u32> = Vec::new();
     // Some tokens that the model is fond of, so that it goes on and on with them.
     let size = VOCABULARY.size();

@@ -1,9 +1,13 @@
+mod unpack;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
 use candle_core::{Device, Result, bail};
 use memmap2::Mmap;
+
+pub(super) use unpack::{Layout, Unpacked};
 
 /// A weight matrix `[out, in]` in a mapped GGUF file, in blocks of small integers that share a scale. It is used where it lies.
 #[derive(Debug, Clone)]

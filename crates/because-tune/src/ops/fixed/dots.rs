@@ -1,5 +1,9 @@
 //! Sums of products of f32 rows with weights in f32, f16 or bf16.
 
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::Level;
 use crate::ops::gemm::{Mat, MatMut, cuts};
 use crate::ops::simd::{bf16_to_f32, f16_to_f32};
 
@@ -13,42 +17,6 @@ const LANES: usize = 16;
 const DEPTH: usize = 1024;
 /// Up to so many rows a weight is read row by row and meets them all; for more it is laid out in the second cache first.
 const FEW: usize = 12;
-
-/// The instructions that are used. All give the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Level {
-    /// What the compiler makes of plain loops: fast where fused multiplication is part of the target (aarch64), slow on the
-    /// x86 machines of before 2013.
-    Portable,
-    /// AVX2, FMA and F16C.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// AVX-512 F, BW and VL.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Level {
-    /// The best of this machine.
-    pub(super) fn here() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl");
-            if avx2 && avx512 {
-                return Self::Avx512;
-            }
-            if avx2 {
-                return Self::Avx2;
-            }
-        }
-        Self::Portable
-    }
-}
 
 /// `into = x W^T` for f32 weights `[cols, in]`, on this thread.
 pub(super) fn f32(level: Level, x: Mat<'_>, weights: &[f32], into: &mut MatMut<'_>) {
@@ -72,7 +40,7 @@ fn run<N: Number>(level: Level, x: Mat<'_>, weights: &[N::Bits], into: &mut MatM
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => x86::avx2(tile),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => x86::avx512(tile),
+        Level::Avx512 | Level::Vnni => x86::avx512(tile),
     }
 }
 
@@ -161,22 +129,34 @@ impl Register for [f32; 4] {
 
     #[inline(always)]
     fn load(from: &[f32; LANES], part: usize) -> Self {
-        std::array::from_fn(|lane| from[part * 4 + lane])
+        std::array::from_fn(
+            #[inline(always)]
+            |lane| from[part * 4 + lane],
+        )
     }
 
     #[inline(always)]
     fn load_f16(from: &[u16; LANES], part: usize) -> Self {
-        std::array::from_fn(|lane| f16_to_f32(from[part * 4 + lane]))
+        std::array::from_fn(
+            #[inline(always)]
+            |lane| f16_to_f32(from[part * 4 + lane]),
+        )
     }
 
     #[inline(always)]
     fn load_bf16(from: &[u16; LANES], part: usize) -> Self {
-        std::array::from_fn(|lane| bf16_to_f32(from[part * 4 + lane]))
+        std::array::from_fn(
+            #[inline(always)]
+            |lane| bf16_to_f32(from[part * 4 + lane]),
+        )
     }
 
     #[inline(always)]
     fn fused(self, a: Self, b: Self) -> Self {
-        std::array::from_fn(|lane| a[lane].mul_add(b[lane], self[lane]))
+        std::array::from_fn(
+            #[inline(always)]
+            |lane| a[lane].mul_add(b[lane], self[lane]),
+        )
     }
 
     #[inline(always)]
@@ -208,32 +188,82 @@ struct Tile<'a, 'b, N: Number> {
     into: &'a mut MatMut<'b>,
 }
 
+thread_local! {
+    /// Where a thread widens its part of a weight.
+    static WIDENED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 impl<N: Number> Tile<'_, '_, N> {
-    /// With registers `R`, of which there are enough for at least `ROWS x 4` sums, and `ROWS <= 6`.
+    /// With registers `R`, of which there are enough for `ROWS x 4` sums, and `ROWS <= 6`.
     #[inline(always)]
     fn make<R: Register, const ROWS: usize>(self) {
-        let (x, into) = (self.x, self.into);
+        let Self { x, weights, into } = self;
         let input = x.cols;
         let rows = cuts(x.rows, ROWS, 1);
-        let depths = cuts_of_depth(input);
         if input == 0 {
             (0..into.rows).for_each(|row| into.row(row).fill(0.0));
         }
-        for col in (0..into.cols).step_by(COLS) {
-            for depth in depths.clone() {
-                let weights: [_; COLS] = std::array::from_fn(|at| {
-                    let row = (col + at).min(into.cols - 1) * input;
-                    &self.weights[row + depth.start..row + depth.end]
-                });
-                for rows in rows.iter().cloned() {
-                    group::<R, N>(x, rows, depth.clone(), &weights, into, col);
+        if x.rows <= FEW {
+            // A weight is read once, from its beginning to its end.
+            for col in (0..into.cols).step_by(COLS) {
+                for depth in cuts_of_depth(input) {
+                    let weights = part(weights, input, depth.clone(), col, into.cols);
+                    for rows in rows.iter().cloned() {
+                        group::<R, N>(x, rows, depth.clone(), &weights, into, col);
+                    }
+                }
+            }
+            return;
+        }
+        // A few rows of x stay in the first cache while all weights of the tile, in the second, meet them.
+        // Taken, not borrowed: what a closure does is not compiled for the registers of this function.
+        let mut widened = WIDENED.take();
+        for depth in cuts_of_depth(input) {
+            if N::WIDENED {
+                widened.resize(into.cols * depth.len(), 0.0);
+                let widened = widened.chunks_exact_mut(depth.len());
+                for (row, widened) in weights.chunks_exact(input).zip(widened) {
+                    for (into, &bits) in widened.iter_mut().zip(&row[depth.clone()]) {
+                        *into = N::widen(bits);
+                    }
+                }
+            }
+            for rows in rows.iter().cloned() {
+                for col in (0..into.cols).step_by(COLS) {
+                    let (rows, depth) = (rows.clone(), depth.clone());
+                    if N::WIDENED {
+                        let weights = part(&widened, depth.len(), 0..depth.len(), col, into.cols);
+                        group::<R, F32>(x, rows, depth, &weights, into, col);
+                    } else {
+                        let weights = part(weights, input, depth.clone(), col, into.cols);
+                        group::<R, N>(x, rows, depth, &weights, into, col);
+                    }
                 }
             }
         }
+        WIDENED.set(widened);
     }
 }
 
-fn cuts_of_depth(input: usize) -> impl Iterator<Item = std::ops::Range<usize>> + Clone {
+/// This depth of the weights of four columns; of the last column again where there are fewer.
+#[inline(always)]
+fn part<T>(
+    weights: &[T],
+    width: usize,
+    depth: Range<usize>,
+    col: usize,
+    cols: usize,
+) -> [&[T]; COLS] {
+    std::array::from_fn(
+        #[inline(always)]
+        |at| {
+            let row = (col + at).min(cols - 1) * width;
+            &weights[row + depth.start..row + depth.end]
+        },
+    )
+}
+
+fn cuts_of_depth(input: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     (0..input)
         .step_by(DEPTH)
         .map(move |at| at..input.min(at + DEPTH))
@@ -242,8 +272,8 @@ fn cuts_of_depth(input: usize) -> impl Iterator<Item = std::ops::Range<usize>> +
 #[inline(always)]
 fn group<R: Register, N: Number>(
     x: Mat<'_>,
-    rows: std::ops::Range<usize>,
-    depth: std::ops::Range<usize>,
+    rows: Range<usize>,
+    depth: Range<usize>,
     weights: &[&[N::Bits]; COLS],
     into: &mut MatMut<'_>,
     col: usize,
@@ -263,20 +293,32 @@ fn group<R: Register, N: Number>(
 fn block<R: Register, N: Number, const ROWS: usize>(
     x: Mat<'_>,
     row: usize,
-    depth: std::ops::Range<usize>,
+    depth: Range<usize>,
     weights: &[&[N::Bits]; COLS],
     into: &mut MatMut<'_>,
     col: usize,
 ) {
-    let x: [_; ROWS] = std::array::from_fn(|at| {
-        let row = &x.row(row + at)[depth.clone()];
-        row.as_chunks::<LANES>()
-    });
-    let weights: [_; COLS] = std::array::from_fn(|at| weights[at].as_chunks::<LANES>());
+    let x: [_; ROWS] = std::array::from_fn(
+        #[inline(always)]
+        |at| {
+            let row = &x.row(row + at)[depth.clone()];
+            row.as_chunks::<LANES>()
+        },
+    );
+    let weights: [_; COLS] = std::array::from_fn(
+        #[inline(always)]
+        |at| weights[at].as_chunks::<LANES>(),
+    );
     let whole = x[0].0.len();
     // Slices of one known length, so that the loop checks no bounds.
-    let these: [_; ROWS] = std::array::from_fn(|at| &x[at].0[..whole]);
-    let those: [_; COLS] = std::array::from_fn(|at| &weights[at].0[..whole]);
+    let these: [_; ROWS] = std::array::from_fn(
+        #[inline(always)]
+        |at| &x[at].0[..whole],
+    );
+    let those: [_; COLS] = std::array::from_fn(
+        #[inline(always)]
+        |at| &weights[at].0[..whole],
+    );
     let rest = x[0].1.len();
     let mut lanes = [[[0.0; LANES]; COLS]; ROWS];
     for part in 0..LANES / R::WIDTH {
@@ -289,13 +331,18 @@ fn block<R: Register, N: Number, const ROWS: usize>(
             step(&mut sums, &weights, &these, at, part);
         }
         if rest > 0 {
-            let padded: [[f32; LANES]; ROWS] = std::array::from_fn(|at| padded(x[at].1));
+            let padded: [[f32; LANES]; ROWS] = std::array::from_fn(
+                #[inline(always)]
+                |at| padded(x[at].1),
+            );
             let weights: [R; COLS] = std::array::from_fn(
                 #[inline(always)]
                 |col| N::load(&self::padded(weights[col].1), part),
             );
-            let padded: [&[[f32; LANES]]; ROWS] =
-                std::array::from_fn(|at| std::slice::from_ref(&padded[at]));
+            let padded: [&[[f32; LANES]]; ROWS] = std::array::from_fn(
+                #[inline(always)]
+                |at| std::slice::from_ref(&padded[at]),
+            );
             step(&mut sums, &weights, &padded, 0, part);
         }
         for (lanes, sums) in lanes.iter_mut().zip(&sums) {
