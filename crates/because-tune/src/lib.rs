@@ -44,6 +44,7 @@ mod backprop;
 mod base;
 mod batches;
 mod chat;
+mod chat_tokens;
 mod checkpoint;
 mod config;
 mod data;
@@ -81,6 +82,7 @@ mod training;
 mod tuned;
 mod weights;
 
+pub use chat_tokens::ChatTokens;
 pub use config::QwenConfig;
 pub use data::{TokenRow, TrainSet};
 pub use decoding::Decoding;
