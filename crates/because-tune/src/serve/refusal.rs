@@ -127,11 +127,7 @@ impl Refusal {
     }
 
     pub(super) fn fault(reason: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "server_error",
-            reason.into(),
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", reason)
     }
 
     /// The error object.
