@@ -1,5 +1,7 @@
 mod data;
 mod llm;
+#[cfg(feature = "serve")]
+mod serve;
 
 use std::path::PathBuf;
 
@@ -14,6 +16,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use data::{Cold, ColdNodes, Filters, Graph, Import};
 pub(crate) use llm::{Llm, LlmAudit, LlmExport, LlmPrune, LlmRows};
+#[cfg(feature = "serve")]
+pub(crate) use serve::Serve;
 
 /// Tells a person why an item is recommended to them.
 ///
@@ -55,9 +59,15 @@ pub(crate) enum Command {
     /// Write a base with an adapter added into its weights, for programs that know no adapters.
     #[cfg(feature = "tune")]
     Merge(Merge),
-    /// Explain one recommendation with the tuned model.
+    /// Explain one recommendation, or all of a split, with the tuned model.
     #[cfg(feature = "tune")]
     Explain(Explain),
+    /// Offer a local model and its adapters to other programs, as an OpenAI-compatible endpoint.
+    ///
+    /// POST /v1/chat/completions (whole or streamed, with response_format json_schema), GET /v1/models and GET /health, until
+    /// Ctrl-C or SIGTERM. Other commands ask it as openai:NAME@http://127.0.0.1:8080/v1.
+    #[cfg(feature = "serve")]
+    Serve(Box<Serve>),
     /// Measure explanations.
     #[command(subcommand)]
     Evaluate(Evaluate),
@@ -437,11 +447,21 @@ pub(crate) struct Explain {
     /// The project directory.
     pub(crate) dir: PathBuf,
     /// Who.
-    #[arg(long)]
-    pub(crate) user: String,
+    #[arg(long, requires = "item", required_unless_present = "split")]
+    pub(crate) user: Option<String>,
     /// What.
-    #[arg(long)]
-    pub(crate) item: String,
+    #[arg(long, requires = "user")]
+    pub(crate) item: Option<String>,
+    /// All pairs of this split (train, valid or test) with profiles on both sides, into a file of JSON Lines. What it has
+    /// already is not made again.
+    #[arg(long, conflicts_with_all = ["user", "item"])]
+    pub(crate) split: Option<Split>,
+    /// With --split: so many pairs at most, drawn by the project's seed.
+    #[arg(long, requires = "split")]
+    pub(crate) limit: Option<usize>,
+    /// With --split: the file; DIR/explained.SPLIT.jsonl where it is not said.
+    #[arg(long, requires = "split")]
+    pub(crate) out: Option<PathBuf>,
     /// Another base than the one the adapter was trained on.
     #[arg(long)]
     pub(crate) base: Option<String>,

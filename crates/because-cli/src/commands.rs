@@ -4,6 +4,8 @@ mod measure;
 #[cfg(feature = "tune")]
 mod merge;
 mod plan;
+#[cfg(feature = "serve")]
+mod serve;
 mod stages;
 #[cfg(feature = "tune")]
 mod tune;
@@ -33,7 +35,9 @@ pub(crate) async fn run(command: Command, output: &Output, stop: &Stop) -> Resul
         #[cfg(feature = "tune")]
         Command::Merge(args) => merge::merge(&args, output, stop),
         #[cfg(feature = "tune")]
-        Command::Explain(args) => tune::explain(args, output),
+        Command::Explain(args) => tune::explain(args, output, stop).await,
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::serve(*args, output, stop).await,
         Command::Evaluate(args) => measure::evaluate(&args, output),
         Command::Llm(command) => llm::llm(command, output),
         Command::Report(args) => measure::report(args, output).await,

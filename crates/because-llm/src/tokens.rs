@@ -36,6 +36,10 @@ enum Kind {
         tokenizer: Box<tokenizers::Tokenizer>,
     },
     Chars(f64),
+    By {
+        name: String,
+        count: Box<dyn Fn(&str) -> u64 + Send + Sync>,
+    },
 }
 
 #[cfg(feature = "tokens")]
@@ -115,6 +119,16 @@ impl TokenCounter {
         Self(Arc::new(Kind::Chars(chars.clamp(0.25, 100.0))))
     }
 
+    /// Counts the tokens of a text with a model's own tokenizer; `name` is what people are told.
+    #[must_use]
+    pub fn by(
+        name: impl Into<String>,
+        count: impl Fn(&str) -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        let (name, count) = (name.into(), Box::new(count));
+        Self(Arc::new(Kind::By { name, count }))
+    }
+
     /// What it counts with, for people.
     #[must_use]
     pub fn name(&self) -> String {
@@ -136,6 +150,7 @@ impl TokenCounter {
             #[cfg(feature = "tokenizer-json")]
             Kind::File { path, .. } => path.display().to_string(),
             Kind::Chars(chars) => format!("{chars} characters a token"),
+            Kind::By { name, .. } => name.clone(),
         }
     }
 
@@ -150,7 +165,6 @@ impl TokenCounter {
             } => 0.2,
             Kind::Chars(_) => 0.35,
             // The words are exact; what the server puts around them is a guess.
-            #[cfg(any(feature = "tokens", feature = "tokenizer-json"))]
             _ => 0.02,
         }
     }
@@ -173,6 +187,7 @@ impl TokenCounter {
                 // A vocabulary with a hole: every byte a token is the most it could have been.
                 Err(_) => text.len() as u64,
             },
+            Kind::By { count, .. } => count(text),
             Kind::Chars(chars) => {
                 let ascii = text.bytes().filter(u8::is_ascii).count() as f64;
                 let other = text.chars().filter(|letter| !letter.is_ascii()).count() as f64;

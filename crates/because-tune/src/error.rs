@@ -165,6 +165,15 @@ pub enum TuneError {
         /// Tokens an answer may have.
         room: usize,
     },
+    /// A server cannot listen where it should.
+    #[cfg(feature = "serve")]
+    #[error("{address}: cannot listen there")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] because_core::Error),
@@ -207,6 +216,8 @@ impl TuneError {
             Self::Hub { fault, .. } => {
                 !fault.is_passing() && !matches!(fault, HubFault::NotAHub { .. })
             }
+            #[cfg(feature = "serve")]
+            Self::Listen { .. } => false,
             Self::NoGradient { .. }
             | Self::NotFinite { .. }
             | Self::Cancelled { .. }

@@ -31,6 +31,7 @@
 //! | feature | adds | price |
 //! |---|---|---|
 //! | `hub` | bases by hub id are downloaded if the cache lacks them | no package beside `openai` of `because-llm`, about 60 alone |
+//! | `serve` | `Server`: a model behind an OpenAI-compatible endpoint | no package beside `hub`, about 25 alone |
 //!
 //! Without `hub` nothing here touches the network, and a hub id is looked for in the cache alone. With it the network is
 //! touched when a base is named that is no folder, is written as `owner/name` or `owner/name@revision`, and is not whole in
@@ -43,6 +44,7 @@ mod backprop;
 mod base;
 mod batches;
 mod chat;
+mod chat_tokens;
 mod checkpoint;
 mod config;
 mod data;
@@ -66,6 +68,8 @@ mod params;
 #[cfg(test)]
 mod parity;
 mod prepare;
+#[cfg(feature = "serve")]
+mod serve;
 mod session;
 mod template;
 mod tiny;
@@ -78,6 +82,7 @@ mod training;
 mod tuned;
 mod weights;
 
+pub use chat_tokens::ChatTokens;
 pub use config::QwenConfig;
 pub use data::{TokenRow, TrainSet};
 pub use decoding::Decoding;
@@ -91,6 +96,8 @@ pub use lora::{LoraConfig, Modules};
 pub use memory::{Checkpointing, Memory};
 pub use merge::{Merge, MergeEvent, MergeSummary, WeightType};
 pub use prepare::Skipped;
+#[cfg(feature = "serve")]
+pub use serve::{ApiKey, ServeSettings, Served, Server, limit_threads};
 pub use session::StepRecord;
 pub use tiny::{TinyBase, TinySummary};
 pub use train_config::TrainConfig;

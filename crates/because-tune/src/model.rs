@@ -3,8 +3,8 @@ use candle_core::Tensor;
 use crate::config::QwenConfig;
 use crate::error::Result;
 use crate::ops::{
-    self, AttentionShape, Dropout, Kept, Matrix, Param, Pool, Projection, Projections,
-    Rope, RopeTable, Segment, rms_norm, swiglu, view,
+    self, AttentionShape, Dropout, Kept, Matrix, Param, Pool, Projection, Projections, Rope,
+    RopeTable, Segment, rms_norm, swiglu, view,
 };
 use crate::weights::Weights;
 
@@ -267,7 +267,6 @@ impl Qwen {
         }
         Ok(hash)
     }
-
 
     /// Logits `[n, v]` of the given rows of hidden states.
     #[cfg(test)]

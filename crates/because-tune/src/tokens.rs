@@ -95,7 +95,9 @@ impl Vocabulary {
         for (text, id) in self.plain.get_vocab(false) {
             let of = text.chars().map(byte_of).collect::<Option<Vec<u8>>>();
             let of = of.ok_or_else(|| {
-                format!("token {id} {text:?} is not of a byte-level BPE, the only kind that is read")
+                format!(
+                    "token {id} {text:?} is not of a byte-level BPE, the only kind that is read"
+                )
             })?;
             match bytes.get_mut(id as usize) {
                 Some(_) if self.specials.iter().any(|&(_, special)| special == id) => {}

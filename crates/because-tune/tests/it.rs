@@ -1,6 +1,9 @@
 //! The crate from outside: bases, adapters, runs and answers.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+#[cfg(feature = "serve")]
+#[path = "it/serve.rs"]
+mod serve;
 #[path = "it/training.rs"]
 mod training;
 

@@ -83,7 +83,7 @@ pub use pipeline::{
     StageStatus, Stopped, Taken,
 };
 #[cfg(feature = "tune")]
-pub use pipeline::{Explained, base_of, training_event};
+pub use pipeline::{Explained, ExplainedSplit, base_of, training_event};
 pub use settings::{
     BudgetFor, ContrastSettings, EvaluateSettings, ImportSettings, LlmSettings, ProfileSettings,
     Settings, TrainSettings,

@@ -1,4 +1,8 @@
+#[cfg(feature = "tune")]
+mod answers;
 mod contrast;
+#[cfg(feature = "tune")]
+mod explain;
 mod plan;
 mod profile;
 mod report;
@@ -22,10 +26,12 @@ use crate::journal::{Journal, fingerprint};
 use crate::{Result, Settings};
 
 pub use contrast::Pairs;
+#[cfg(feature = "tune")]
+pub use explain::{Explained, ExplainedSplit};
 pub use plan::{Amounts, Interval, Plan, PlanOptions, StagePlan, Taken};
 pub use spending::{Reached, Stopped};
 #[cfg(feature = "tune")]
-pub use tune::{Explained, base_of, training_event};
+pub use tune::{base_of, training_event};
 
 /// The stages of an experiment over one project directory, each a method, and [`Pipeline::run`] for all of them in order.
 ///
@@ -262,7 +268,7 @@ impl Pipeline {
         let name = bare.id().model;
         let mut stack = ModelStack::new(bare)
             .budget(self.budget_for(spec, &name)?)
-            .counter(llm.token_counter(&name, self.project.root())?)
+            .counter(self.counter(spec, &name)?)
             .calibration(self.calibration.clone())
             .store(store)
             .concurrency(llm.concurrency)
@@ -274,7 +280,16 @@ impl Pipeline {
         if let Some(tokens) = llm.tokens_per_minute.filter(|_| !llm.batch) {
             stack = stack.tokens_per_minute(tokens);
         }
-        if let Some(seconds) = llm.hedge_after_secs {
+        let is_local = matches!(spec, ModelSpec::Qwen { .. });
+        #[cfg(feature = "tune")]
+        if is_local {
+            // What the engine computes at once, from the first call on: there is no server whose limit is to be found.
+            let rows = because_tune::EngineSettings::default().max_rows;
+            let rows = rows.min(llm.concurrency.max(1));
+            stack = stack.concurrency(rows).start(rows).min(rows);
+        }
+        // Asking this machine twice makes neither answer faster.
+        if let Some(seconds) = llm.hedge_after_secs.filter(|_| !is_local) {
             stack = stack.hedge_after(std::time::Duration::from_secs(seconds));
         }
         if llm.batch {
@@ -319,10 +334,13 @@ impl Pipeline {
                 Ok(Box::new(batch.build()?))
             }
             #[cfg(feature = "tune")]
-            ModelSpec::Qwen { base, adapter } => Ok(Box::new(because_tune::TunedModel::load(
-                Path::new(base),
-                adapter.as_deref(),
-            )?)),
+            ModelSpec::Qwen { base, adapter } => {
+                let model = because_tune::TunedModel::load(Path::new(base), adapter.as_deref())?;
+                // Where a stage sets no limit, an answer is as long as a profile with its reasons may be.
+                Ok(Box::new(
+                    model.decoding(because_tune::Decoding::greedy(1024)),
+                ))
+            }
             #[cfg(not(feature = "tune"))]
             ModelSpec::Qwen { .. } => Err(Error::Feature {
                 what: spec.to_string(),
@@ -330,6 +348,43 @@ impl Pipeline {
             }),
             other => Ok(other.open()?),
         }
+    }
+
+    /// What a model's tokens are counted with: what the settings name, a local model's own tokenizer, or what fits its name.
+    fn counter(&self, spec: &ModelSpec, name: &str) -> Result<because_llm::TokenCounter> {
+        #[cfg(feature = "tune")]
+        if let (ModelSpec::Qwen { base, .. }, None) = (spec, &self.settings.llm.tokenizer) {
+            let tokens = because_tune::ChatTokens::open(Path::new(base))?;
+            let own = format!("the tokenizer of {}", tokens.name());
+            return Ok(because_llm::TokenCounter::by(own, move |text| {
+                // A vocabulary with a hole: every byte a token is the most it could have been.
+                tokens.text_tokens(text).unwrap_or(text.len()) as u64
+            }));
+        }
+        let _ = spec;
+        self.settings.llm.token_counter(name, self.project.root())
+    }
+
+    /// A model that is not asked, for plans. Of a local one the weights are looked at only where it has answered before:
+    /// which answers are its own they alone tell.
+    fn unasked_model(&self, spec: &ModelSpec, store: Option<&Store>) -> Result<Box<dyn ChatModel>> {
+        #[cfg(feature = "tune")]
+        if let ModelSpec::Qwen { base, adapter } = spec {
+            let tokens = because_tune::ChatTokens::open(Path::new(base))?;
+            let mut model = format!("qwen:{}", tokens.name());
+            if let Some(adapter) = adapter {
+                let whole = adapter.canonicalize().unwrap_or_else(|_| adapter.clone());
+                let called = whole.file_name().unwrap_or("adapter".as_ref());
+                model = format!("{model}+{}", called.to_string_lossy());
+            }
+            let totals = store.map(Store::totals).transpose()?;
+            if !totals.is_some_and(|totals| totals.models.contains_key(&model)) {
+                let endpoint = "local".to_owned();
+                return Ok(Box::new(Unasked(because_llm::ModelId { model, endpoint })));
+            }
+        }
+        let _ = store;
+        self.bare_model(spec, None)
     }
 
     /// Does a stage unless it is done, and measures it. `work` is told whether the same stage was begun before and not ended,
@@ -379,6 +434,26 @@ impl Pipeline {
                 hint: "make it with `because profile`",
             })?;
         Ok(self.project.profiles(layer)?)
+    }
+}
+
+/// Says which model it is, and answers nothing.
+#[cfg(feature = "tune")]
+struct Unasked(because_llm::ModelId);
+
+#[cfg(feature = "tune")]
+impl ChatModel for Unasked {
+    fn chat<'a>(
+        &'a self,
+        _: &'a because_llm::ChatRequest,
+    ) -> because_llm::BoxFuture<'a, because_llm::Result<because_llm::ChatResponse>> {
+        let message = format!("{} is planned with and not loaded", self.0.model);
+        let status = None;
+        Box::pin(async move { Err(because_llm::ChatError::Permanent { status, message }) })
+    }
+
+    fn id(&self) -> because_llm::ModelId {
+        self.0.clone()
     }
 }
 

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use because::core::{Message, SftExample, Split, jsonl};
 use because::llm::Stop;
 use because::tune::{Decoding, TinyBase, TrainEvent, TrainPlan, TrainSet, Trainer, TunedModel};
-use because::{Pipeline, PlanOptions, Result, training_event};
+use because::{Explained, ExplainedSplit, Pairs, Pipeline, PlanOptions, Result, training_event};
 
 use super::plan::say_where_it_stopped;
 use super::{print_stages_and_plan, said, set, watched};
@@ -251,35 +251,73 @@ pub(super) fn generate(args: &Generate, output: &Output) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn explain(args: Explain, output: &Output) -> Result<()> {
-    let mut pipeline = Pipeline::open(args.dir)?;
+pub(super) async fn explain(args: Explain, output: &Output, stop: &Stop) -> Result<()> {
+    let (mut pipeline, progress) = watched(Pipeline::open(&args.dir)?, output, stop);
     set(
         &mut pipeline.settings_mut().evaluate.max_tokens,
         args.max_tokens,
     );
-    let base = args
-        .base
-        .map(|name| base(&name, args.adapter.as_deref()))
-        .transpose()?;
-    let explained = pipeline.explain(
-        &args.user.into(),
-        &args.item.into(),
-        base.as_deref(),
-        args.adapter.as_deref(),
-    )?;
-    output.result(&explained, || {
-        let mut text = format!("{}\n", explained.explanation);
-        for evidence in &explained.evidence {
-            text += &format!(
-                "\n  {}\n    you:  {}\n    item: {}\n",
-                evidence.sentence,
-                evidence.user.join(" | "),
-                evidence.item.join(" | ")
-            );
-        }
-        text
-    });
+    let base = args.base.as_deref();
+    let base = base.map(|name| self::base(name, args.adapter.as_deref()));
+    let (base, adapter) = (base.transpose()?, args.adapter.as_deref());
+    if let Some(split) = args.split {
+        let limit = args.limit;
+        let out = args.out.unwrap_or_else(|| {
+            let name = format!("explained.{split}.jsonl");
+            pipeline.project().path(&name)
+        });
+        let explained = pipeline
+            .explain_split(Pairs { split, limit }, &out, base.as_deref(), adapter)
+            .await;
+        progress.finish();
+        let explained = explained?;
+        output.result(&explained, || about_split(&explained));
+        return Ok(());
+    }
+    // One of the two is there, as the arguments are read.
+    let (user, item) = args.user.zip(args.item).unwrap_or_default();
+    let explained = pipeline.explain(&user.into(), &item.into(), base.as_deref(), adapter)?;
+    output.result(&explained, || about_pair(&explained));
     Ok(())
+}
+
+fn about_split(explained: &ExplainedSplit) -> String {
+    let ExplainedSplit {
+        out,
+        pairs,
+        explanations,
+        kept,
+        tokens_per_second,
+        cached_share,
+        first_token_seconds,
+        seconds,
+        ..
+    } = explained;
+    let pairs = format!(
+        "{}: {pairs} pairs, {kept} of them explained before\n",
+        out.display()
+    );
+    if *explanations == 0 {
+        return pairs;
+    }
+    format!(
+        "{pairs}{explanations} explanations in {seconds:.1} s: {tokens_per_second:.0} tokens/s, {:.0} % of the prompts shared, \
+         half of the first tokens after {first_token_seconds:.2} s\n",
+        cached_share * 100.0
+    )
+}
+
+fn about_pair(explained: &Explained) -> String {
+    let mut text = format!("{}\n", explained.explanation);
+    for evidence in &explained.evidence {
+        text += &format!(
+            "\n  {}\n    you:  {}\n    item: {}\n",
+            evidence.sentence,
+            evidence.user.join(" | "),
+            evidence.item.join(" | ")
+        );
+    }
+    text
 }
 
 /// The folder of a base; for `tiny`, the one that the adapter was trained on.

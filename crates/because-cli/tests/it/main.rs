@@ -10,6 +10,8 @@ mod batch;
 mod batch_server;
 mod calls;
 mod data;
+#[cfg(feature = "tune")]
+mod explaining;
 mod hub_ids;
 mod money;
 mod training;

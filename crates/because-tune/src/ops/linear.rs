@@ -276,7 +276,11 @@ impl Projections {
 
     /// DoRA's `c = m / ||W + s B A||`, row by row, from `||w||^2 + 2 s b (A w) + s^2 b (A A^T) b`: the adapted weight is
     /// never formed.
-    pub(crate) fn factors(&self, projection: &Projection, magnitude: &Magnitude) -> Result<Vec<f32>> {
+    pub(crate) fn factors(
+        &self,
+        projection: &Projection,
+        magnitude: &Magnitude,
+    ) -> Result<Vec<f32>> {
         let (Some(lora), Some(a)) = (&projection.lora, &self.a) else {
             return Ok(Vec::new());
         };

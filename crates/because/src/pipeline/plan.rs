@@ -164,12 +164,12 @@ impl Pipeline {
         let settings = &self.settings.profile;
         let (users, items) = (self.project.users()?, self.project.items()?);
         let [writer, reasoner] = [&self.settings.llm.model, self.settings.reasoner()];
-        let opened = self.bare_model(writer, None)?;
+        let opened = self.unasked_model(writer, store)?;
         let writer_id = opened.id();
         let reasoner_id = if writer == reasoner {
             writer_id.clone()
         } else {
-            self.bare_model(reasoner, None)?.id()
+            self.unasked_model(reasoner, store)?.id()
         };
         let mut speakers = vec![self.speaker(writer, &writer_id, options)?];
         if reasoner_id != writer_id {
@@ -299,7 +299,7 @@ impl Pipeline {
         };
         Ok(Speaker::new(
             id,
-            llm.token_counter(&id.model, self.project.root())?,
+            self.counter(spec, &id.model)?,
             price,
             (options, llm),
         ))

@@ -1,41 +1,16 @@
 use std::path::{Path, PathBuf};
 
-use because_contrast::StudentPrompt;
-use because_core::{ItemId, Node, Prediction, SftExample, Split, UserId, jsonl};
-use because_eval::{Evidence, LossPoint, evidence};
-use because_tune::{Hub, TinyBase, TrainConfig, TrainEvent, TrainSet, Trainer, TunedModel};
-use serde::{Deserialize, Serialize};
+use because_core::{Node, Prediction, SftExample, Split, jsonl};
+use because_eval::LossPoint;
+use because_tune::{
+    Ask, Generation, Hub, TinyBase, TrainConfig, TrainEvent, TrainSet, Trainer, TunedModel,
+};
+use serde::Deserialize;
 use serde_json::json;
 
+use super::answers::answer_each;
 use super::{Event, Pipeline, StageReport};
 use crate::{Error, Result};
-
-/// How many explanations are written at once: enough to keep the cores busy, few enough for their caches to stay small.
-const AT_ONCE: usize = 32;
-
-/// One explanation of the tuned model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Explained {
-    /// Whom it is for.
-    pub user: UserId,
-    /// What it is about.
-    pub item: ItemId,
-    /// The item's name, if it has one.
-    pub title: Option<String>,
-    /// Why the item is recommended.
-    pub explanation: String,
-    /// What each sentence rests on.
-    pub evidence: Vec<Evidence>,
-    /// The profile of the user that the model read.
-    pub user_profile: String,
-    /// The profile of the item that the model read.
-    pub item_profile: String,
-    /// The folder of the base, or its hub id.
-    pub base: PathBuf,
-    /// The folder of the adapter.
-    pub adapter: PathBuf,
-}
 
 impl Pipeline {
     /// Makes the base if it is `tiny`, then tunes it with LoRA on `sft.train.jsonl`, into `adapter/`. A run that was ended goes
@@ -76,38 +51,34 @@ impl Pipeline {
             }
             let model = TunedModel::load(&base, Some(&adapter))?;
             let decoding = self.settings.evaluate.decoding();
-            let mut predictions = Vec::with_capacity(examples.len());
-            for batch in examples.chunks(AT_ONCE) {
-                if self.stop.is_requested() {
-                    return Err(Error::Stopped(format!(
-                        "after {} of {} explanations",
-                        predictions.len(),
-                        examples.len()
-                    )));
-                }
-                let prompts: Vec<_> = batch
-                    .iter()
-                    .map(|example| example.prompt().to_vec())
-                    .collect();
-                let outputs = model.generate_batch(&prompts, &decoding)?.outputs;
-                predictions.extend(
-                    batch
-                        .iter()
-                        .zip(outputs)
-                        .map(|(example, output)| Prediction {
-                            user: example.user.clone(),
-                            item: example.item.clone(),
-                            prediction: output.text.trim().to_owned(),
-                            reference: example.answer().unwrap_or_default().to_owned(),
-                        }),
-                );
-                let (done, total) = (predictions.len(), examples.len());
-                (self.events)(&Event::Progress {
-                    what: "explanations",
-                    done,
-                    total,
-                });
-            }
+            // Those of one user one after the other: they begin alike. Where a row stands in the batch changes no answer.
+            let mut order: Vec<usize> = (0..examples.len()).collect();
+            order.sort_by_key(|&at| examples[at].user.as_ref());
+            let asks = order.into_iter().map(|at| {
+                let prompt = examples[at].prompt().to_vec();
+                (at, Ask::chat(prompt, decoding.clone()))
+            });
+            let total = examples.len();
+            let mut texts = vec![String::new(); total];
+            let mut done = 0;
+            let each = |at: usize, output: Generation| {
+                output.text.trim().clone_into(&mut texts[at]);
+                done += 1;
+                let what = "explanations";
+                (self.events)(&Event::Progress { what, done, total });
+                Ok(())
+            };
+            answer_each(&model, asks, &self.stop, each).await?;
+            let predictions: Vec<Prediction> = examples
+                .iter()
+                .zip(texts)
+                .map(|(example, prediction)| Prediction {
+                    user: example.user.clone(),
+                    item: example.item.clone(),
+                    prediction,
+                    reference: example.answer().unwrap_or_default().to_owned(),
+                })
+                .collect();
             let path = project.path("predictions.jsonl");
             jsonl::write(&path, &predictions)?;
             Ok((json!({ "predictions": predictions.len() }), vec![path]))
@@ -115,62 +86,6 @@ impl Pipeline {
         let [config, tokenizer] = files_of(&self.base_files()?);
         let inputs = [examples_path.as_path(), &weights, &config, &tokenizer];
         self.stage("predict", &depends, &inputs, predict).await
-    }
-
-    /// Explains one pair with the tuned model, from the profiles of the last layer. `base` and `adapter` stand in for the one
-    /// that the adapter was trained on and for `adapter/`.
-    ///
-    /// # Errors
-    /// When one of the two has no profile, or the base or adapter cannot be read.
-    pub fn explain(
-        &self,
-        user: &UserId,
-        item: &ItemId,
-        base: Option<&Path>,
-        adapter: Option<&Path>,
-    ) -> Result<Explained> {
-        let profiles = self.last_profiles()?;
-        let profile = |node: Node| match profiles.summary(&node) {
-            Some(summary) => Ok(summary.to_owned()),
-            None => Err(Error::Unknown(node)),
-        };
-        let user_profile = profile(Node::User(user.clone()))?;
-        let item_profile = profile(Node::Item(item.clone()))?;
-        let title = self
-            .project
-            .items()?
-            .into_iter()
-            .find(|row| row.item == *item)
-            .and_then(|row| row.title);
-        let adapter = adapter.map_or_else(|| self.project.path("adapter"), Path::to_owned);
-        if !adapter.is_dir() {
-            let hint = "train it with `because train` or `because run`";
-            return Err(because_core::Error::Missing {
-                path: adapter,
-                hint,
-            }
-            .into());
-        }
-        let base = match base {
-            Some(base) => base.to_owned(),
-            None => base_of(&adapter)?,
-        };
-        let messages =
-            StudentPrompt::default().messages(&user_profile, title.as_deref(), &item_profile);
-        let model = TunedModel::load(&base, Some(&adapter))?;
-        let answer = model.generate(&messages, &self.settings.evaluate.decoding())?;
-        let explanation = answer.text.trim().to_owned();
-        Ok(Explained {
-            user: user.clone(),
-            item: item.clone(),
-            title,
-            evidence: evidence(&explanation, &user_profile, &item_profile),
-            explanation,
-            user_profile,
-            item_profile,
-            base,
-            adapter,
-        })
     }
 
     /// The folder of the base: the user's own, or the one that `tiny` is made in.

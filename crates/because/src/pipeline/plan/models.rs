@@ -35,6 +35,9 @@ pub(super) struct Speaker {
     batch_rows: Option<usize>,
     #[serde(skip)]
     in_process: bool,
+    /// Whether it is a language model of this machine.
+    #[serde(skip)]
+    local: bool,
 }
 
 impl Speaker {
@@ -47,6 +50,7 @@ impl Speaker {
         Self {
             model: id.model.clone(),
             thinks: thinks(&id.model),
+            local: id.endpoint.starts_with("local"),
             in_process: !id.endpoint.starts_with("http"),
             counter: tokens.name(),
             count_error: tokens.error(),
@@ -121,6 +125,8 @@ impl Speaker {
         }
         let seconds = match self.seconds_per_call {
             Some(seconds) => Interval::around(seconds, 0.3),
+            // From a small model on many cores to a large one on few.
+            None if self.local => Interval::new(0.5, 10.0, 300.0),
             // Nothing here waits for a network; what it takes shows after some calls.
             None if self.in_process => Interval::new(0.000_5, 0.005, 0.5),
             // A second until the first token, then some tens of tokens a second.
