@@ -51,6 +51,7 @@ mod error;
 mod evaluation;
 mod full;
 mod generate;
+mod gguf;
 mod hub;
 mod learner;
 mod lora;

@@ -8,7 +8,7 @@ use because_llm::{
 use serde::Serialize;
 
 use crate::adapter;
-use crate::base::BaseFolder;
+use crate::base::Base;
 use crate::chat::Chat;
 use crate::config::QwenConfig;
 use crate::decoding::Decoding;
@@ -65,18 +65,18 @@ pub struct Generations {
 }
 
 impl TunedModel {
-    /// Loads a base folder and lays an adapter over it.
+    /// Loads a base, a folder or a GGUF file, and lays an adapter over it.
     ///
     /// # Errors
-    /// When the folder is not a base this crate can run, its files contradict each other, or the adapter does not fit;
+    /// When it is not a base this crate can run, its files contradict each other, or the adapter does not fit;
     /// the message says which file, field or tensor.
     pub fn load(base: &Path, adapter: Option<&Path>) -> Result<Self> {
-        let folder = BaseFolder::open(base)?;
-        let chat = Chat::read(&folder.path, &folder.config)?;
-        let mut model = folder.model()?;
-        let mut name = format!("qwen:{}", folder.name());
+        let base = Base::open(base)?;
+        let chat = base.chat()?;
+        let mut model = base.model()?;
+        let mut name = format!("qwen:{}", base.name());
         if let Some(path) = adapter {
-            let (lora, parameters) = adapter::read(&adapter::check_folder(path)?, &folder.config)?;
+            let (lora, parameters) = adapter::read(&adapter::check_folder(path)?, base.config())?;
             lora.attach(&mut model, &parameters, false)?;
             let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
             let own = whole
