@@ -13,6 +13,7 @@
 mod attention;
 mod cross_entropy;
 mod dropout;
+mod fixed;
 mod gemm;
 mod gradients;
 mod linear;
@@ -20,6 +21,7 @@ mod matrix;
 mod narrow;
 mod norm;
 mod pool;
+mod quantised;
 #[cfg(test)]
 mod reference;
 mod rope;
@@ -32,11 +34,13 @@ pub(crate) use attention::{
 };
 pub(crate) use cross_entropy::{cross_entropy, rows_at_once};
 pub(crate) use dropout::Dropout;
+pub(crate) use fixed::{Linear, linear};
 pub(crate) use gradients::Gradients;
 pub(crate) use linear::{Kept, Lora, Magnitude, Projection, Projections, row_squares};
 pub(crate) use matrix::{Mapped, Matrix, Param};
 pub(crate) use norm::{rms_norm, rms_norm_backward};
 pub(crate) use pool::{Pool, into_values, tensor, values, view};
+pub(crate) use quantised::Quantised;
 pub(crate) use rope::{Rope, RopeTable};
 pub(crate) use rows::{embed, embed_backward, gather, scatter};
 pub(crate) use simd::{bf16_to_f32, f16_to_f32};

@@ -9,6 +9,7 @@ use safetensors::Dtype;
 
 use super::gemm::{Mat, MatMut, cuts, multiply};
 use super::pool::view;
+use super::quantised::Quantised;
 use super::simd::{bf16_to_f32, dot, f16_to_f32, vectorized};
 
 /// Numbers that take part in the arithmetic as f32 and may learn.
@@ -33,6 +34,8 @@ pub(crate) enum Matrix {
     Param(Param),
     /// Where it lies in its file, in the file's precision; it is widened tile by tile as it is used.
     Mapped(Mapped),
+    /// Where it lies in its file, in blocks of small integers; for generation alone.
+    Quantised(Quantised),
 }
 
 /// A matrix in a mapped weight file.
@@ -46,19 +49,21 @@ pub(crate) struct Mapped {
 }
 
 /// A matrix's numbers for as long as they are in use.
-enum Lent<'a> {
+pub(super) enum Lent<'a> {
     Memory(Box<dyn Deref<Target = [f32]> + 'a>),
     File(Numbers<'a>),
 }
 
+/// They, in the precision they are stored in.
 #[derive(Clone, Copy)]
-enum Numbers<'a> {
+pub(super) enum Numbers<'a> {
     F32(&'a [f32]),
-    Half(&'a [u16], fn(&[u16], &mut [f32])),
+    F16(&'a [u16]),
+    BF16(&'a [u16]),
 }
 
 impl Lent<'_> {
-    fn numbers(&self) -> Numbers<'_> {
+    pub(super) fn numbers(&self) -> Numbers<'_> {
         match self {
             Self::Memory(view) => Numbers::F32(view),
             Self::File(numbers) => *numbers,
@@ -72,7 +77,8 @@ impl Numbers<'_> {
         let range = at..at + into.len();
         match self {
             Numbers::F32(all) => into.copy_from_slice(&all[range]),
-            Numbers::Half(all, widen) => widen(&all[range], into),
+            Numbers::F16(all) => widen_f16(&all[range], into),
+            Numbers::BF16(all) => widen_bf16(&all[range], into),
         }
     }
 }
@@ -108,14 +114,8 @@ impl Mapped {
         }
         match self.dtype {
             Dtype::F32 => bytemuck::try_cast_slice(bytes).ok().map(Numbers::F32),
-            Dtype::BF16 => {
-                let all = bytemuck::try_cast_slice(bytes).ok()?;
-                Some(Numbers::Half(all, widen_bf16))
-            }
-            Dtype::F16 => {
-                let all = bytemuck::try_cast_slice(bytes).ok()?;
-                Some(Numbers::Half(all, widen_f16))
-            }
+            Dtype::BF16 => bytemuck::try_cast_slice(bytes).ok().map(Numbers::BF16),
+            Dtype::F16 => bytemuck::try_cast_slice(bytes).ok().map(Numbers::F16),
             _ => None,
         }
     }
@@ -132,6 +132,7 @@ impl Matrix {
         match self {
             Self::Param(param) => param.tensor.dims2(),
             Self::Mapped(mapped) => Ok(mapped.dims),
+            Self::Quantised(quantised) => Ok(quantised.dims()),
         }
     }
 
@@ -139,7 +140,7 @@ impl Matrix {
     pub(crate) fn slot(&self) -> Option<usize> {
         match self {
             Self::Param(param) => param.slot,
-            Self::Mapped(_) => None,
+            Self::Mapped(_) | Self::Quantised(_) => None,
         }
     }
 
@@ -149,6 +150,9 @@ impl Matrix {
         rows: impl IntoIterator<Item = u32>,
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<()> {
+        if let Self::Quantised(quantised) = self {
+            return quantised.rows(rows, each);
+        }
         let ((_, width), lent) = (self.dims()?, self.lend()?);
         let mut buffer = vec![0.0; width];
         for (index, row) in rows.into_iter().enumerate() {
@@ -160,19 +164,26 @@ impl Matrix {
 
     /// All numbers, in f32.
     pub(crate) fn values(&self) -> Result<Vec<f32>> {
+        if let Self::Quantised(quantised) = self {
+            return quantised.values();
+        }
         let (rows, cols) = self.dims()?;
         let mut all = vec![0.0; rows * cols];
         self.lend()?.numbers().copy(0, &mut all);
         Ok(all)
     }
 
-    fn lend(&self) -> Result<Lent<'_>> {
+    pub(super) fn lend(&self) -> Result<Lent<'_>> {
         match self {
             Self::Param(param) => Ok(Lent::Memory(Box::new(view(&param.tensor)?))),
             Self::Mapped(mapped) => match mapped.numbers() {
                 Some(numbers) => Ok(Lent::File(numbers)),
                 None => candle_core::bail!("weights that cannot be used where they lie"),
             },
+            Self::Quantised(quantised) => candle_core::bail!(
+                "{:?} weights generate, but do not train or merge: take the base they were made from",
+                quantised.kind()
+            ),
         }
     }
 }
@@ -333,7 +344,7 @@ pub(super) fn make(sums: Vec<Sum<'_>>) -> Result<()> {
         let few = sum.into.rows <= FEW && sum.plain.is_none();
         let widened = products
             .iter()
-            .any(|(_, numbers, ..)| matches!(numbers, Numbers::Half(..)));
+            .any(|(_, numbers, ..)| !matches!(numbers, Numbers::F32(_)));
         let (height, width) = match few {
             true => (FEW, 64),
             false => tile(sum.into.cols, widened),
