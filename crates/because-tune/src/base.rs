@@ -9,7 +9,8 @@ use crate::model::Qwen;
 use crate::weights::Weights;
 
 const WHAT_A_BASE_IS: &str = "a base is a folder with config.json, tokenizer.json and model.safetensors (or its shards \
-                              with model.safetensors.index.json), a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or `tiny`";
+                              with model.safetensors.index.json), a hub id such as Qwen/Qwen2.5-0.5B-Instruct, `tiny`, or to \
+                              generate with, a GGUF file";
 
 /// What a model is loaded from.
 #[derive(Debug, Clone)]

@@ -198,6 +198,60 @@ fn a_file_of_plain_floats_answers_as_its_folder_does_to_the_bit() {
 }
 
 #[test]
+fn packed_weights_answer_as_the_numbers_they_stand_for() {
+    let world = world(false);
+    let exact = logits(&load(&world.path().join("base")));
+    for (kind, most) in [
+        (GgmlDType::Q8_0, 0.06),
+        (GgmlDType::Q6K, 0.2),
+        (GgmlDType::Q5K, 0.4),
+        (GgmlDType::Q5_0, 0.5),
+        (GgmlDType::Q5_1, 0.4),
+        (GgmlDType::Q4K, 0.8),
+        (GgmlDType::Q4_0, 1.0),
+        (GgmlDType::Q4_1, 0.8),
+        (GgmlDType::Q3K, 2.0),
+        (GgmlDType::Q2K, 4.0),
+    ] {
+        let (file, folder) = packed(world.path(), kind);
+        let (gguf, folder) = (load(&file), load(&folder));
+        let (own, same) = (logits(&gguf), logits(&folder));
+        assert!(
+            apart(&own, &same) < 1e-4,
+            "{kind:?}: {}",
+            apart(&own, &same)
+        );
+        let error = apart(&own, &exact);
+        assert!(error < most && error > most / 40.0, "{kind:?}: {error}");
+        // One row, which is made otherwise than many.
+        let decoding = Decoding::greedy(8);
+        let (one, other) = (
+            gguf.continue_tokens(&rows()[..1], &decoding).unwrap(),
+            folder.continue_tokens(&rows()[..1], &decoding).unwrap(),
+        );
+        assert_eq!(one.outputs, other.outputs, "{kind:?}");
+    }
+}
+
+#[test]
+fn an_adapter_lies_over_packed_weights_and_every_file_has_its_own_name() {
+    let world = world(true);
+    let adapter = world.path().join("adapter");
+    let (file, folder) = packed(world.path(), GgmlDType::Q4K);
+    let of = |path: &Path| TunedModel::load(path, Some(&adapter)).unwrap();
+    let apart = apart(&logits(&of(&file)), &logits(&of(&folder)));
+    assert!(apart < 1e-4, "{apart}");
+    let (other, _) = packed(world.path(), GgmlDType::Q5K);
+    let plain = world.path().join("f32.gguf");
+    let ids: std::collections::BTreeSet<String> = [&file, &other, &plain]
+        .into_iter()
+        .flat_map(|path| [load(path), of(path)])
+        .map(|model| because_llm::ChatModel::id(&model).endpoint)
+        .collect();
+    assert_eq!(ids.len(), 6);
+}
+
+#[test]
 fn turns_become_the_same_tokens_and_answers_end_where_the_folders_do() {
     let world = world(true);
     let (gguf, folder) = (

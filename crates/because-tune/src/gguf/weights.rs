@@ -9,7 +9,7 @@ use crate::error::{Result, TuneError};
 use crate::gguf::file::{GgufFile, Stored};
 use crate::gguf::ggml_type::{GgmlType, Storage};
 use crate::gguf::names::gguf_name;
-use crate::ops::{Mapped, Matrix, Param, tensor};
+use crate::ops::{Mapped, Matrix, Param, Quantised, tensor};
 use crate::weights::{Weights, floats};
 
 /// The weights of a GGUF file. Matrices stay where they lie, in the type they have there; norms and biases are in memory,
@@ -80,6 +80,9 @@ fn place(one: &Stored<'_>, kind: GgmlType) -> Result<Range<usize>, String> {
             kind.name
         ));
     }
+    if block > 1 && !one.tensor.start.is_multiple_of(2) {
+        return Err(format!("begins at the odd byte {}", one.tensor.start));
+    }
     // No product of two sizes overflows: each is below 2^31.
     let elements: usize = one.tensor.shape.iter().product();
     let start = one.tensor.start;
@@ -103,7 +106,10 @@ fn matrix(
 ) -> Result<Matrix> {
     match kind.storage {
         Storage::Plain(dtype) => plain(one, bytes, dtype, dims),
-        Storage::Packed(_) => Err(fault(one, "", kind.name.into())),
+        Storage::Packed(packed) => {
+            let quantised = Quantised::new(Arc::clone(one.map), bytes, packed, dims)?;
+            Ok(Matrix::Quantised(quantised))
+        }
     }
 }
 
