@@ -105,13 +105,14 @@ def ask(address, row, count):
     return [(one["id"], {top["id"]: top["logprob"] for top in one["top_logprobs"]}) for one in places]
 
 
-def ours(model, rows, adapter=None):
+def ours(model, rows, program):
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         for prompt, answer in rows:
             tokens = prompt + [token for token, _ in answer[:-1]]
             file.write(json.dumps({"tokens": tokens, "from": len(prompt) - 1}) + "\n")
         file.flush()
-        command = ["cargo", "bench", "-q", "-p", "because-benches", "--bench", "logits", "--", Path(model).resolve(), file.name]
+        start = [program] if program else ["cargo", "bench", "-q", "-p", "because-benches", "--bench", "logits", "--"]
+        command = [*start, Path(model).resolve(), file.name]
         done = subprocess.run([str(part) for part in command], cwd=ROOT, check=True, capture_output=True, text=True)
     print(done.stderr.strip().splitlines()[-1])
     return [[dict(map(tuple, place["top"])) for place in json.loads(line)] for line in done.stdout.splitlines()]
@@ -137,7 +138,7 @@ def table(name, rows, ours_of):
     print(f"| {name} | {alike} of {places} | {min(first)} | {gap} | {mean:.6f} | {max(apart):.6f} | {len(apart)} |", flush=True)
 
 
-def compare(model, plain, prompts, count, vocabulary, threads):
+def compare(model, plain, prompts, count, vocabulary, threads, program):
     draw = random.Random(7)
     rows = [[draw.randrange(3, vocabulary) for _ in range(draw.randrange(5, 200))] for _ in range(prompts)]
     with tempfile.TemporaryDirectory() as folder:
@@ -153,8 +154,8 @@ def compare(model, plain, prompts, count, vocabulary, threads):
         finally:
             server.stdin.close()
             server.wait()
-    gguf = ours(model, rows)
-    floats = ours(plain, rows) if plain else None
+    gguf = ours(model, rows, program)
+    floats = ours(plain, rows, program) if plain else None
     print("\n| | llama.cpp's token is our first | first other place | largest gap there | mean apart | most apart | compared |")
     print("|---|---|---|---|---|---|---|")
     table("ours, same file", rows, gguf)
@@ -180,6 +181,7 @@ def main():
     one.add_argument("--tokens", type=int, default=60)
     one.add_argument("--vocabulary", type=int, default=250, help="prompts are drawn from so many tokens")
     one.add_argument("--threads", type=int, default=2)
+    one.add_argument("--program", type=Path, help="../logits.rs where it was built; cargo bench if not given")
     args = parser.parse_args()
     match args.command:
         case "pack":
@@ -187,7 +189,8 @@ def main():
         case "serve":
             serve(args.model, args.threads, args.address)
         case _:
-            compare(args.model, args.plain, args.prompts, args.tokens, args.vocabulary, args.threads)
+            compare(args.model, args.plain, args.prompts, args.tokens, args.vocabulary, args.threads,
+                    args.program)
 
 
 if __name__ == "__main__":
