@@ -88,6 +88,8 @@ def serve(path, threads, out):
     params.n_ctx, params.n_parallel, params.ui = 2048, 1, False
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    # Its cache and its attention in f32, so that what is left is the products.
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.warmup = False
     server = xllamacpp.Server(params)
     Path(out).write_text(server.listening_address)
@@ -97,12 +99,21 @@ def serve(path, threads, out):
 
 
 def ask(address, row, count):
-    body = {"prompt": row, "n_predict": count, "temperature": 0, "top_k": 1, "n_probs": TOP, "ignore_eos": True,
-            "cache_prompt": False, "repeat_penalty": 1.0, "samplers": ["top_k"], "return_tokens": True}
-    request = urllib.request.Request(f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        places = json.load(answer)["completion_probabilities"]
-    return [(one["id"], {top["id"]: top["logprob"] for top in one["top_logprobs"]}) for one in places]
+    """The answer's tokens, each with the logarithms of the most likely ones. One call a token: in a longer answer the server
+    leaves out tokens that end in the middle of a letter, of which it tells no probabilities."""
+    answer = []
+    for _ in range(count):
+        body = {"prompt": row + [token for token, _ in answer], "n_predict": 1, "temperature": 0, "n_probs": TOP,
+                "cache_prompt": True, "repeat_penalty": 1.0, "samplers": ["top_k"], "top_k": 1,
+                "return_tokens": True}
+        request = urllib.request.Request(f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=600) as reply:
+            reply = json.load(reply)
+        [token] = reply["tokens"]
+        told = {top["id"]: top["logprob"] for place in reply.get("completion_probabilities", [])
+                for top in place["top_logprobs"]}
+        answer.append((token, told))
+    return answer
 
 
 def ours(model, rows, program):
@@ -134,6 +145,9 @@ def table(name, rows, ours_of):
             apart += [abs(top[id] - log) for id, log in theirs.items() if id in top]
         first.append(until)
     mean = sum(apart) / len(apart)
+    empty = sum(not theirs for _, answer in rows for _, theirs in answer)
+    if empty:
+        print(f"{empty} places without probabilities")
     gap = f"{max(gaps):.5f}" if gaps else "-"
     print(f"| {name} | {alike} of {places} | {min(first)} | {gap} | {mean:.6f} | {max(apart):.6f} | {len(apart)} |", flush=True)
 
