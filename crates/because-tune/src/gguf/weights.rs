@@ -27,7 +27,7 @@ pub(super) fn weights(file: &GgufFile, config: &QwenConfig) -> Result<Weights> {
     let names: BTreeSet<&str> = wanted.iter().map(|(name, ..)| name.as_str()).collect();
     if let Some((name, one)) = stored.iter().find(|(name, _)| !names.contains(*name)) {
         let reason = "is not part of the model its metadata describe";
-        return Err(fault(one, name, reason.into()));
+        return Err(fault(one, name, reason));
     }
     let (mut matrices, mut vectors) = (BTreeMap::new(), BTreeMap::new());
     for (name, own, shape) in &wanted {
@@ -37,7 +37,7 @@ pub(super) fn weights(file: &GgufFile, config: &QwenConfig) -> Result<Weights> {
                 reason: format!("tensor {name} is missing, the metadata ask for {shape:?}"),
             });
         };
-        let wrong = |reason: String| fault(one, name, reason);
+        let wrong = |reason: String| fault(one, name, &reason);
         if one.tensor.shape != *shape {
             let has = &one.tensor.shape;
             return Err(wrong(format!(
@@ -63,7 +63,7 @@ pub(super) fn weights(file: &GgufFile, config: &QwenConfig) -> Result<Weights> {
     Ok(Weights::new(matrices, vectors))
 }
 
-fn fault(one: &Stored<'_>, name: &str, reason: String) -> TuneError {
+fn fault(one: &Stored<'_>, name: &str, reason: &str) -> TuneError {
     TuneError::Weights {
         path: one.path.to_owned(),
         reason: format!("tensor {name} {reason}"),
