@@ -18,6 +18,7 @@ import numpy as np
 
 SHAPES = {  # hidden, layers, heads, kv heads, inner, vocabulary, tied
     "small": (512, 8, 8, 2, 1408, 16384, True),
+    "packed": (512, 8, 8, 2, 1536, 16384, False),  # widths that the K types of GGUF divide
     "0.5b": (896, 24, 14, 2, 4864, 151936, True),
     "1.5b": (1536, 28, 12, 2, 8960, 151936, True),
     "3b": (2048, 36, 16, 2, 11008, 151936, True),
@@ -60,7 +61,7 @@ def tensors(shape):
         yield "lm_head.weight", (vocab, hidden)
 
 
-def blocks(name, count, rng, dtype):
+def blocks(name, count, rng, dtype, deviation=0.02):
     """The values of a tensor, block after block, as bytes."""
     for begin in range(0, count, BLOCK):
         size = min(BLOCK, count - begin)
@@ -69,7 +70,7 @@ def blocks(name, count, rng, dtype):
         else:  # sixteen random bits are more than the eight significant ones of a bf16
             values = rng.integers(-32768, 32768, size, np.int16).astype(np.float32)
             values += np.float32(0.5)
-            values *= np.float32(0.02 * 3**0.5 / 32768)
+            values *= np.float32(deviation * 3**0.5 / 32768)
         if dtype == "BF16":
             values = ((values.view(np.uint32) + np.uint32(0x8000)) >> 16).astype(np.uint16)
         yield values.data
@@ -159,6 +160,7 @@ def main():
     parser.add_argument("--widen", type=Path, help="a bf16 folder of this script, to be written again in f32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizer", action="store_true", help="write a tokenizer.json beside the weights")
+    parser.add_argument("--deviation", type=float, default=0.02, help="more than 0.02 makes answers less even")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -168,7 +170,7 @@ def main():
     else:
         (args.out / "config.json").write_text(json.dumps(config(args.shape, args.dtype), indent=1))
         rng, dtype = np.random.Generator(np.random.SFC64(args.seed)), args.dtype.upper()
-        fill = lambda name, count: blocks(name, count, rng, dtype)
+        fill = lambda name, count: blocks(name, count, rng, dtype, args.deviation)
         total = write(args.out, list(tensors(args.shape)), dtype, int(args.shard_gb * 1e9), fill)
     if args.tokenizer:
         (args.out / "tokenizer.json").write_text(json.dumps(byte_tokenizer(SHAPES[args.shape][5])))

@@ -385,8 +385,8 @@ pub(crate) struct Train {
 #[cfg(feature = "tune")]
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
-    /// A folder with a Qwen2.5 checkpoint, a hub id (owner/name or owner/name@revision), or `tiny` with --adapter for the base
-    /// that the adapter was trained on.
+    /// A folder with a Qwen2.5 checkpoint, a GGUF file, a hub id (owner/name or owner/name@revision), or `tiny` with --adapter
+    /// for the base that the adapter was trained on.
     #[arg(long)]
     pub(crate) base: String,
     /// A LoRA adapter in PEFT's format.

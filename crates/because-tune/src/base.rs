@@ -1,13 +1,63 @@
 use std::path::{Path, PathBuf};
 
+use crate::chat::Chat;
 use crate::config::QwenConfig;
 use crate::error::{Result, TuneError};
+use crate::gguf::{GgufBase, not_a_checkpoint};
 use crate::hub::{Hub, HubId};
 use crate::model::Qwen;
 use crate::weights::Weights;
 
 const WHAT_A_BASE_IS: &str = "a base is a folder with config.json, tokenizer.json and model.safetensors (or its shards \
-                              with model.safetensors.index.json), a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or `tiny`";
+                              with model.safetensors.index.json), a hub id such as Qwen/Qwen2.5-0.5B-Instruct, `tiny`, or to \
+                              generate with, a GGUF file";
+
+/// What a model is loaded from.
+#[derive(Debug, Clone)]
+pub(crate) enum Base {
+    Folder(BaseFolder),
+    Gguf(GgufBase),
+}
+
+impl Base {
+    /// A file whose name ends in `.gguf`, or what [`BaseFolder::open`] takes.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        match GgufBase::is_named_by(path) {
+            true => GgufBase::open(path).map(Self::Gguf),
+            false => BaseFolder::open(path).map(Self::Folder),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &QwenConfig {
+        match self {
+            Self::Folder(folder) => &folder.config,
+            Self::Gguf(gguf) => &gguf.config,
+        }
+    }
+
+    /// Its tokenizer and chat template.
+    pub(crate) fn chat(&self) -> Result<Chat> {
+        match self {
+            Self::Folder(folder) => Chat::read(&folder.path, &folder.config),
+            Self::Gguf(gguf) => gguf.chat(),
+        }
+    }
+
+    pub(crate) fn model(&self) -> Result<Qwen> {
+        match self {
+            Self::Folder(folder) => folder.model(),
+            Self::Gguf(gguf) => gguf.model(),
+        }
+    }
+
+    /// By which artefacts know it.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Folder(folder) => folder.name(),
+            Self::Gguf(gguf) => gguf.name(),
+        }
+    }
+}
 
 /// A folder with a model in it.
 #[derive(Debug, Clone)]
@@ -37,13 +87,8 @@ impl BaseFolder {
             path: path.to_owned(),
             reason,
         };
-        let is_gguf = path
-            .extension()
-            .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-        if is_gguf {
-            return Err(fault(format!(
-                "GGUF files cannot be run here; take the safetensors checkpoint of the same model: {WHAT_A_BASE_IS}"
-            )));
+        if GgufBase::is_named_by(path) {
+            return Err(not_a_checkpoint(path));
         }
         if path.is_file() {
             return Err(fault(format!("is a file; {WHAT_A_BASE_IS}")));

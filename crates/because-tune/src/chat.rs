@@ -60,6 +60,11 @@ impl Chat {
         let template = ChatTemplate::read(folder)?;
         let mut stops = config.eos_token_ids.clone();
         stops.extend(generation_stops(&folder.join("generation_config.json"))?);
+        Ok(Self::new(vocabulary, template, stops))
+    }
+
+    /// From its parts; what the template names the end of a turn or a text, and what Qwen does, ends an answer too.
+    pub(crate) fn new(vocabulary: Vocabulary, template: ChatTemplate, mut stops: Vec<u32>) -> Self {
         let named = [
             template.eos_token(),
             Some("<|im_end|>"),
@@ -73,11 +78,11 @@ impl Chat {
         );
         stops.sort_unstable();
         stops.dedup();
-        Ok(Self {
+        Self {
             vocabulary,
             template,
             stops,
-        })
+        }
     }
 
     /// Tokens that end an answer.

@@ -73,6 +73,28 @@ impl QwenConfig {
         self.hidden_size / self.num_attention_heads
     }
 
+    /// Whether its numbers go together; else the field at fault, and why.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        let (d, heads) = (self.hidden_size, self.num_attention_heads);
+        if !d.is_multiple_of(heads) || !(d / heads).is_multiple_of(2) {
+            let reason = format!("{heads} heads do not divide hidden_size {d} into even parts");
+            return Err(("num_attention_heads", reason));
+        }
+        let kv_heads = self.num_key_value_heads;
+        if !heads.is_multiple_of(kv_heads) {
+            let reason = format!("{kv_heads} does not divide num_attention_heads {heads}");
+            return Err(("num_key_value_heads", reason));
+        }
+        let mut stops = self.eos_token_ids.iter();
+        match stops.find(|&&id| id as usize >= self.vocab_size) {
+            Some(id) => {
+                let reason = format!("{id} is not below vocab_size {}", self.vocab_size);
+                Err(("eos_token_id", reason))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Every tensor the model has, with its shape, in the order of the layers.
     #[must_use]
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
@@ -158,31 +180,14 @@ impl Fields {
     }
 
     fn check(&self, config: &QwenConfig) -> Result<()> {
-        let (d, heads) = (config.hidden_size, config.num_attention_heads);
-        if !d.is_multiple_of(heads) || !(d / heads).is_multiple_of(2) {
-            let reason = format!("{heads} heads do not divide hidden_size {d} into even parts");
-            return Err(self.fault("num_attention_heads", reason));
-        }
-        if !heads.is_multiple_of(config.num_key_value_heads) {
-            let reason = format!(
-                "{} does not divide num_attention_heads {heads}",
-                config.num_key_value_heads
-            );
-            return Err(self.fault("num_key_value_heads", reason));
-        }
+        config
+            .check()
+            .map_err(|(field, reason)| self.fault(field, reason))?;
         if let Some(head_dim) = self.get("head_dim")
             && head_dim.as_u64() != Some(config.head_dim() as u64)
         {
             let reason = format!("{head_dim} is not hidden_size / num_attention_heads");
             return Err(self.fault("head_dim", reason));
-        }
-        if let Some(id) = config
-            .eos_token_ids
-            .iter()
-            .find(|&&id| id as usize >= config.vocab_size)
-        {
-            let reason = format!("{id} is not below vocab_size {}", config.vocab_size);
-            return Err(self.fault("eos_token_id", reason));
         }
         Ok(())
     }

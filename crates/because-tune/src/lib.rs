@@ -19,12 +19,14 @@
 //! [`TrainPlan`], [`TrainEvent`]s and [`TrainSummary`]; [`TinyBase`], which makes a base where there is none; [`Hub`], which gets
 //! one by its name; [`TunedModel`] and [`Decoding`]; [`Merge`], for programs that know no adapters.
 //!
+//! A base to generate with may also be a GGUF file of llama.cpp, quantised or not.
+//!
 //! Arithmetic is f32 on the CPU. Weights stay where they lie in their mapped files, in f32, bf16 or f16, and are widened tile
 //! by tile as they are used. Sequences of a batch lie one after the other without padding, what all of them begin with is
 //! computed once, and only supervised positions meet the output projection. What a person wrote never becomes a special
 //! token: those come from the chat template alone.
 //!
-//! What it does not do: it trains no quantised model, runs no GGUF file and sees no graph.
+//! What it does not do: it trains no quantised model and sees no graph.
 //!
 //! # Features
 //!
@@ -53,6 +55,7 @@ mod engine;
 mod error;
 mod evaluation;
 mod full;
+mod gguf;
 mod grammar;
 mod hub;
 mod infer;

@@ -72,7 +72,10 @@ impl ChatTemplate {
         Self::new(source, names).map_err(|error| fault(&path, format!("chat template: {error:#}")))
     }
 
-    fn new(source: String, names: Vec<(&'static str, String)>) -> Result<Self, minijinja::Error> {
+    pub(crate) fn new(
+        source: String,
+        names: Vec<(&'static str, String)>,
+    ) -> Result<Self, minijinja::Error> {
         let mut environment = Environment::new();
         // As transformers sets its engine up.
         environment.set_trim_blocks(true);

@@ -51,6 +51,11 @@ impl Vocabulary {
         fields["padding"] = Value::Null;
         fields["truncation"] = Value::Null;
         let plain = Tokenizer::from_bytes(fields.to_string()).map_err(|error| error.to_string())?;
+        Ok(Self::new(whole, plain))
+    }
+
+    /// From a tokenizer that knows all tokens, and one with the same rules that knows no special ones.
+    pub(crate) fn new(whole: Tokenizer, plain: Tokenizer) -> Self {
         let added: BTreeMap<u32, String> = whole
             .get_added_tokens_decoder()
             .into_iter()
@@ -67,12 +72,12 @@ impl Vocabulary {
             .into_values()
             .max()
             .map_or(0, |id| id as usize + 1);
-        Ok(Self {
+        Self {
             whole,
             plain,
             specials,
             size: top,
-        })
+        }
     }
 
     /// One more than the highest id; rows of the model above it are padding and mean nothing.

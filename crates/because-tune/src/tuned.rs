@@ -10,7 +10,7 @@ use because_llm::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::base::BaseFolder;
+use crate::base::Base;
 use crate::chat::Chat;
 use crate::config::QwenConfig;
 use crate::decoding::Decoding;
@@ -147,16 +147,16 @@ fn unknown(name: &str) -> TuneError {
 }
 
 impl TunedModel {
-    /// Loads a base folder and lays an adapter over it.
+    /// Loads a base, a folder or a GGUF file, and lays an adapter over it.
     ///
     /// # Errors
-    /// When the folder is not a base this crate can run, its files contradict each other, or the adapter does not fit;
+    /// When it is not a base this crate can run, its files contradict each other, or the adapter does not fit;
     /// the message says which file, field or tensor.
     pub fn load(base: &Path, adapter: Option<&Path>) -> Result<Self> {
-        let folder = BaseFolder::open(base)?;
-        let chat = Chat::read(&folder.path, &folder.config)?;
-        let base = folder.model()?;
-        let mut name = format!("qwen:{}", folder.name());
+        let opened = Base::open(base)?;
+        let chat = opened.chat()?;
+        let base = opened.model()?;
+        let mut name = format!("qwen:{}", opened.name());
         let mut own = None;
         let fingerprint = match adapter {
             None => base.fingerprint(&base.layers)?,

@@ -56,6 +56,14 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Weights from elsewhere, by our names; every tensor of the configuration must be there.
+    pub(crate) fn new(
+        matrices: BTreeMap<String, Matrix>,
+        vectors: BTreeMap<String, Param>,
+    ) -> Self {
+        Self { matrices, vectors }
+    }
+
     /// Weights that are all parameters.
     pub(crate) fn from_parameters(parameters: &Parameters, learns: bool) -> Self {
         let mut weights = Self {
@@ -121,7 +129,7 @@ fn fault(path: &Path, reason: String) -> TuneError {
               and half-precision weights never exist twice. A file that another process cuts short meanwhile ends this one, \
               as it does with every reader that maps weights"
 )]
-fn map(path: &Path) -> Result<Mmap> {
+pub(crate) fn map(path: &Path) -> Result<Mmap> {
     let io = |error| TuneError::io("map", path, error);
     let file = std::fs::File::open(path).map_err(io)?;
     // SAFETY: see the reason above; nothing of this process writes to the file.
@@ -229,7 +237,11 @@ fn not_a_float(name: &str, view: &TensorView<'_>) -> String {
 
 /// The values of a float tensor as f32; `None` for other types.
 pub(crate) fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let data = view.data();
+    floats(view.dtype(), view.data())
+}
+
+/// Little-endian floats of a type as f32; `None` for other types.
+pub(crate) fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     let halves = |widen: fn(u16) -> f32| {
         data.as_chunks::<2>()
             .0
@@ -237,7 +249,7 @@ pub(crate) fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
             .map(|&bytes| widen(u16::from_le_bytes(bytes)))
             .collect()
     };
-    match view.dtype() {
+    match dtype {
         Dtype::F32 => Some(
             data.as_chunks::<4>()
                 .0

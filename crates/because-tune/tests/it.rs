@@ -669,7 +669,7 @@ fn what_is_not_a_base_is_told_what_to_put_where() {
             without("model.safetensors"),
             "no weights; put model.safetensors",
         ),
-        (gguf, "GGUF files cannot be run here"),
+        (gguf, "model.gguf: no such file"),
         (
             unknown,
             "no such folder; a base is a folder with config.json",

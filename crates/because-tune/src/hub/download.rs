@@ -23,7 +23,7 @@ const OPTIONAL: [&str; 3] = [
     "added_tokens.json",
 ];
 const NEEDED: &str = "a base needs config.json, tokenizer.json and model.safetensors (or its shards with \
-                      model.safetensors.index.json); .bin and .gguf checkpoints cannot be run here";
+                      model.safetensors.index.json); .bin checkpoints cannot be run, and a .gguf file only by its path";
 /// How often a download says how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// A hub that asks for a longer pause is better left alone until the person comes back.

@@ -3,6 +3,7 @@ use std::path::Path;
 use crate::base::BaseFolder;
 use crate::config::QwenConfig;
 use crate::error::Result;
+use crate::gguf::gguf_name;
 use crate::merge::vocabulary::GgufVocabulary;
 use crate::merge::weight_type::WeightType;
 
@@ -58,7 +59,7 @@ impl Gguf {
                 _ => WeightType::F32,
             };
             GgufTensor {
-                name: renamed(&source),
+                name: gguf_name(&source),
                 source,
                 shape,
                 weight_type,
@@ -153,35 +154,6 @@ fn described(config: &QwenConfig, name: String, weight_type: WeightType) -> Vec<
         .collect()
 }
 
-/// `model.layers.0.self_attn.q_proj.weight` as `blk.0.attn_q.weight`.
-fn renamed(source: &str) -> String {
-    const BLOCK: [(&str, &str); 9] = [
-        ("input_layernorm", "attn_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-    ];
-    match source {
-        "model.embed_tokens.weight" => return "token_embd.weight".into(),
-        "model.norm.weight" => return "output_norm.weight".into(),
-        "lm_head.weight" => return "output.weight".into(),
-        _ => {}
-    }
-    let block = source.replacen("model.layers.", "blk.", 1);
-    BLOCK
-        .iter()
-        .find(|(own, _)| block.contains(own))
-        .map_or_else(
-            || block.clone(),
-            |(own, theirs)| block.replacen(own, theirs, 1),
-        )
-}
-
 impl Value {
     fn put(&self, out: &mut Vec<u8>) {
         let kind = |out: &mut Vec<u8>, kind: u32| out.extend(kind.to_le_bytes());
@@ -222,31 +194,4 @@ impl Value {
 fn put_text(text: &str, out: &mut Vec<u8>) {
     out.extend((text.len() as u64).to_le_bytes());
     out.extend(text.as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tensors_have_the_names_of_llama_cpp() {
-        for (own, theirs) in [
-            ("model.embed_tokens.weight", "token_embd.weight"),
-            ("lm_head.weight", "output.weight"),
-            (
-                "model.layers.11.self_attn.k_proj.bias",
-                "blk.11.attn_k.bias",
-            ),
-            (
-                "model.layers.0.self_attn.o_proj.weight",
-                "blk.0.attn_output.weight",
-            ),
-            (
-                "model.layers.2.post_attention_layernorm.weight",
-                "blk.2.ffn_norm.weight",
-            ),
-        ] {
-            assert_eq!(renamed(own), theirs);
-        }
-    }
 }
