@@ -2,7 +2,7 @@ use std::path::Path;
 
 use because_core::Message;
 
-use crate::base::BaseFolder;
+use crate::base::Base;
 use crate::chat::Chat;
 use crate::error::Result;
 
@@ -16,16 +16,16 @@ pub struct ChatTokens {
 
 impl ChatTokens {
     /// Opens a base as [`TunedModel::load`](crate::TunedModel::load) does, and reads no weights: of a folder `config.json` and
-    /// the tokenizer's files are enough.
+    /// the tokenizer's files are enough, of a GGUF file what stands before the numbers.
     ///
     /// # Errors
     /// When the base is none, or its tokenizer or template cannot be used.
     pub fn open(base: &Path) -> Result<Self> {
-        let folder = BaseFolder::open(base)?;
+        let base = Base::open(base)?;
         Ok(Self {
-            chat: Chat::read(&folder.path, &folder.config)?,
-            name: folder.name(),
-            context: folder.config.max_position_embeddings,
+            chat: base.chat()?,
+            name: base.name(),
+            context: base.config().max_position_embeddings,
         })
     }
 
