@@ -325,7 +325,7 @@ fn brackets_within_one_another_stay_few_enough_for_readers() {
     for (schema, opening) in [(json!({}), "["), (json!({}), "{"), (tree, "{")] {
         let mut grammar = GRAMMARS.json(&schema).unwrap();
         let decoding = Decoding::greedy(0);
-        let mut sampler = Sampler::new(&decoding);
+        let mut sampler = Sampler::new(decoding.clone());
         let (fond, mut ids) = (VOCABULARY.encode(opening).unwrap()[0], Vec::new());
         while !grammar.is_done() {
             let mut logits: Vec<f32> = (0..VOCABULARY.size())
