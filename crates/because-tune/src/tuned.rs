@@ -452,7 +452,7 @@ impl TunedModel {
         Ok(engine.insert(self.engine(self.settings.clone())?).clone())
     }
 
-    fn response(&self, generation: Generation) -> Result<ChatResponse> {
+    fn response(&self, generation: &Generation) -> Result<ChatResponse> {
         let (thought, answer) = because_llm::split_thinking(&generation.text);
         let reasoning_tokens = match thought {
             Some(thought) => self.tokenize(thought)?.len() as u64,
@@ -489,7 +489,7 @@ impl ChatModel for TunedModel {
                 .and_then(|engine| engine.submit(self.ask(request)))
                 .map_err(chat_error)?;
             let generation = answering.done().await.map_err(chat_error)?;
-            self.response(generation).map_err(chat_error)
+            self.response(&generation).map_err(chat_error)
         })
     }
 

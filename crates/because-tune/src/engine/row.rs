@@ -26,6 +26,12 @@ pub(crate) trait Constraint: Send {
     /// Goes on with the token that was chosen.
     fn take(&mut self, token: u32) -> Result<()>;
 
+    /// The tokens that must come next, where there is no choice; each is still to be taken.
+    fn forced(&mut self, room: usize) -> Vec<u32> {
+        let _ = room;
+        Vec::new()
+    }
+
     /// Whether the answer is complete and nothing may follow.
     fn is_done(&self) -> bool;
 }
@@ -37,6 +43,10 @@ impl Constraint for Grammar {
 
     fn take(&mut self, token: u32) -> Result<()> {
         Self::take(self, token)
+    }
+
+    fn forced(&mut self, room: usize) -> Vec<u32> {
+        Self::forced(self, room)
     }
 
     fn is_done(&self) -> bool {
@@ -165,7 +175,7 @@ impl Row {
     /// Whether another row is computing the next page of this one's prompt.
     pub(super) fn waits(&self, promised: &HashSet<u64>) -> bool {
         let next = self.computed / PAGE;
-        let whole = self.computed % PAGE == 0 && (next + 1) * PAGE < self.ids.len();
+        let whole = self.computed.is_multiple_of(PAGE) && (next + 1) * PAGE < self.ids.len();
         whole
             && self
                 .hashes
@@ -201,11 +211,27 @@ impl Row {
         Ok(token)
     }
 
-    /// Goes on with a token.
+    /// Goes on with a token, and with those that can only come after it: they need no step of their own.
     pub(super) fn take(&mut self, chat: &Chat, token: u32) -> Result<Outcome> {
         if self.ids.len() == self.prompt {
             self.first_token_seconds = self.begun.elapsed().as_secs_f64();
         }
+        let mut text = self.push(chat, token)?;
+        let room = self.room - (self.ids.len() - self.prompt);
+        let forced = match &mut self.constraint {
+            Some(constraint) if self.finish.is_none() => constraint.forced(room),
+            _ => Vec::new(),
+        };
+        for token in forced {
+            if self.finish.is_some() {
+                break;
+            }
+            text += &self.push(chat, token)?;
+        }
+        Ok(Outcome { text })
+    }
+
+    fn push(&mut self, chat: &Chat, token: u32) -> Result<String> {
         self.ids.push(token);
         let stops = &self.sampler.decoding().stop;
         let mut text = String::new();
@@ -229,7 +255,7 @@ impl Row {
                 self.finish = Some(Finish::Stop);
             }
         }
-        Ok(Outcome { text })
+        Ok(text)
     }
 
     pub(super) fn is_ended(&self) -> bool {

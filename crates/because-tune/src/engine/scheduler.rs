@@ -202,7 +202,7 @@ impl Scheduler {
     /// Goes on with a row from pages that others have computed, as far as there are such. Its last token it computes itself:
     /// of that the logits are wanted.
     fn take_cached(&mut self, row: &mut Row) {
-        if !self.settings.prefix_cache || row.computed % PAGE != 0 {
+        if !self.settings.prefix_cache || !row.computed.is_multiple_of(PAGE) {
             return;
         }
         while row.computed + PAGE < row.ids.len() {
@@ -228,9 +228,13 @@ impl Scheduler {
             let left = row.ids.len() - row.computed;
             let mut len = left;
             if left > 1 {
-                self.take_cached(&mut row);
+                // Past its prompt a row has pages of its own, which the tree does not know.
+                let reads = row.computed < row.prompt;
+                if reads {
+                    self.take_cached(&mut row);
+                }
                 len = (row.ids.len() - row.computed).min(budget);
-                if self.settings.prefix_cache && row.waits(&promised) {
+                if reads && self.settings.prefix_cache && row.waits(&promised) {
                     len = 0;
                 }
             }
