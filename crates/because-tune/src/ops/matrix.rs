@@ -188,20 +188,6 @@ impl Matrix {
     }
 }
 
-/// What a [`Product`] reads of its weight.
-#[derive(Clone, Copy)]
-enum Weight<'a> {
-    Plain(Numbers<'a>),
-    Packed(&'a Quantised),
-}
-
-impl Weight<'_> {
-    /// Whether its numbers must be made f32 before they are multiplied.
-    fn is_widened(self) -> bool {
-        !matches!(self, Self::Plain(Numbers::F32(_)))
-    }
-}
-
 /// Rows and columns of the result that are made at once. They follow from its shape alone: in other tiles the same sum is
 /// rounded otherwise, and a result must not depend on how many threads there are.
 fn tile(cols: usize, widened: bool) -> (usize, usize) {
@@ -230,17 +216,6 @@ pub(super) struct Product<'a> {
     pub(super) x: Mat<'a>,
     pub(super) weight: &'a Matrix,
     pub(super) transposed: bool,
-}
-
-impl<'a> Product<'a> {
-    /// The weight's numbers, unless it is quantised: that one is made f32 where a tile needs it. It meets rows as the forward
-    /// does; a backward is refused.
-    fn lend(&self) -> Result<Option<Lent<'a>>> {
-        match self.weight {
-            Matrix::Quantised(_) if self.transposed => Ok(None),
-            weight => weight.lend().map(Some),
-        }
-    }
 }
 
 /// What a [`Sum`] begins with.
@@ -310,7 +285,7 @@ impl<'a> Sum<'a> {
 /// A [`Sum`] whose weights are lent.
 struct Work<'a> {
     /// x, the weight and its shape, and whether it is transposed.
-    products: Vec<(Mat<'a>, Weight<'a>, (usize, usize), bool)>,
+    products: Vec<(Mat<'a>, Numbers<'a>, (usize, usize), bool)>,
     few: bool,
     start: Start<'a>,
     plain: Option<(Mat<'a>, Mat<'a>)>,
@@ -318,7 +293,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn tile(&self, rows: Range<usize>, cols: Range<usize>, tile: &mut MatMut<'_>) -> Result<()> {
+    fn tile(&self, rows: Range<usize>, cols: Range<usize>, tile: &mut MatMut<'_>) {
         let mut add = !matches!(self.start, Start::Zero);
         if let Start::Values(start) = self.start {
             let start = start.part(rows.clone(), cols.clone());
@@ -326,19 +301,10 @@ impl Work<'_> {
         }
         for &(x, weight, dims, transposed) in &self.products {
             let x = x.in_rows(rows.clone());
-            let widened;
-            let (numbers, dims, cols) = match weight {
-                Weight::Plain(numbers) => (numbers, dims, cols.clone()),
-                // The rows of the weight that the tile's columns are made of.
-                Weight::Packed(quantised) => {
-                    widened = quantised.dequantised(cols.clone())?;
-                    (Numbers::F32(&widened), (cols.len(), dims.1), 0..cols.len())
-                }
-            };
             if transposed && self.few {
-                dots(tile, add, x, numbers, dims.1, cols);
+                dots(tile, add, x, weight, dims.1, cols.clone());
             } else {
-                product(tile, add, x, numbers, dims, cols, transposed);
+                product(tile, add, x, weight, dims, cols.clone(), transposed);
             }
             add = true;
         }
@@ -349,7 +315,6 @@ impl Work<'_> {
         if let Some(finish) = &self.finish {
             finish(rows, cols, tile);
         }
-        Ok(())
     }
 }
 
@@ -358,7 +323,12 @@ impl Work<'_> {
 pub(super) fn make(sums: Vec<Sum<'_>>) -> Result<()> {
     let lent = sums
         .iter()
-        .map(|sum| sum.products.iter().map(Product::lend).collect())
+        .map(|sum| {
+            sum.products
+                .iter()
+                .map(|product| product.weight.lend())
+                .collect()
+        })
         .collect::<Result<Vec<Vec<_>>>>()?;
     let (mut all, mut tiles) = (Vec::new(), Vec::new());
     for (sum, lent) in sums.into_iter().zip(&lent) {
@@ -367,17 +337,14 @@ pub(super) fn make(sums: Vec<Sum<'_>>) -> Result<()> {
             .iter()
             .zip(lent)
             .map(|(product, lent)| {
-                let weight = match (product.weight, lent) {
-                    (_, Some(lent)) => Weight::Plain(lent.numbers()),
-                    (Matrix::Quantised(quantised), None) => Weight::Packed(quantised),
-                    (_, None) => unreachable!("only a quantised weight is not lent"),
-                };
                 let dims = product.weight.dims()?;
-                Ok((product.x, weight, dims, product.transposed))
+                Ok((product.x, lent.numbers(), dims, product.transposed))
             })
             .collect::<Result<Vec<_>>>()?;
         let few = sum.into.rows <= FEW && sum.plain.is_none();
-        let widened = products.iter().any(|(_, weight, ..)| weight.is_widened());
+        let widened = products
+            .iter()
+            .any(|(_, numbers, ..)| !matches!(numbers, Numbers::F32(_)));
         let (height, width) = match few {
             true => (FEW, 64),
             false => tile(sum.into.cols, widened),
@@ -396,7 +363,8 @@ pub(super) fn make(sums: Vec<Sum<'_>>) -> Result<()> {
     tiles
         .into_par_iter()
         .with_max_len(1)
-        .try_for_each(|(work, rows, cols, mut tile)| all[work].tile(rows, cols, &mut tile))
+        .for_each(|(work, rows, cols, mut tile)| all[work].tile(rows, cols, &mut tile));
+    Ok(())
 }
 
 /// Adds one product to a tile whose columns are the weight's rows (`transposed`) or columns.
