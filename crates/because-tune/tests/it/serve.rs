@@ -107,7 +107,7 @@ fn chat(text: &str) -> Value {
 fn endless() -> Value {
     let mut body = chat("Why?");
     body["response_format"] = json!({ "type": "json_schema", "json_schema": { "name": "long", "schema": {
-        "type": "array", "items": { "type": "boolean" }, "minItems": 400
+        "type": "array", "items": { "type": "boolean" }, "minItems": 300
     }}});
     body
 }
@@ -436,7 +436,12 @@ async fn a_stop_lets_answers_end_within_their_time_and_cuts_the_rest() {
         let _ = stream.read_to_end(&mut rest).await;
         let ended = String::from_utf8_lossy(&rest).contains("[DONE]");
         let served = served.await.unwrap();
-        assert_eq!((served.cut, ended), (cut, cut == 0));
+        assert_eq!(
+            (served.cut, ended),
+            (cut, cut == 0),
+            "{}",
+            String::from_utf8_lossy(&rest)
+        );
         assert!(TcpStream::connect(address).await.is_err());
     }
 }
@@ -498,8 +503,9 @@ async fn no_bytes_make_it_fall_or_hang() {
     for turn in 0..300 {
         let mut bytes = whole.clone().into_bytes();
         for _ in 0..=draws.below(4) {
-            let at = draws.below(bytes.len());
+            let at = draws.below(bytes.len().max(1));
             match draws.below(4) {
+                0 | 1 if bytes.is_empty() => {}
                 0 => bytes[at] = draws.below(256) as u8,
                 1 => drop(bytes.remove(at)),
                 2 => bytes.insert(at, draws.below(256) as u8),
