@@ -3,6 +3,11 @@
 //! `cargo bench -p because-benches --bench logits -- MODEL ROWS.jsonl [ADAPTER]`, where MODEL is a folder or a GGUF file and a row is
 //! `{"tokens": [1, 2, 3], "from": 1}`. For each it prints a JSON list with one entry for each place from `from` on:
 //! `{"top": [[id, logarithm of the probability], ...]}`. Seconds and memory of loading go to stderr.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that prints what it found, and what it took"
+)]
 
 use std::error::Error;
 use std::io::BufRead;

@@ -35,7 +35,7 @@ impl Quantised {
             bail!("{kind:?} is a type of activations, not of weights");
         }
         // Blocks begin with, or end in, a number of two bytes.
-        if bytes.start % 2 != 0 {
+        if !bytes.start.is_multiple_of(2) {
             bail!("{kind:?} blocks at the odd byte {}", bytes.start);
         }
         if file.get(bytes.clone()).is_none() {

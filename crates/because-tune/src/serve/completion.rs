@@ -24,7 +24,7 @@ pub(super) struct Label {
 }
 
 impl Label {
-    pub(super) fn object(&self, kind: &str, choices: Value) -> Value {
+    pub(super) fn object(&self, kind: &str, choices: &Value) -> Value {
         json!({
             "id": self.id,
             "object": kind,
@@ -101,7 +101,7 @@ fn whole(label: &Label, generation: &Generation) -> Value {
         "logprobs": null,
         "finish_reason": finish_reason(generation),
     }]);
-    let mut object = label.object("chat.completion", choice);
+    let mut object = label.object("chat.completion", &choice);
     object["usage"] = usage(generation, label.thought_tokens(&generation.text));
     object
 }

@@ -33,7 +33,7 @@ impl Events {
             ready: VecDeque::new(),
             ended: false,
         };
-        events.delta(json!({ "role": "assistant", "content": "" }), None);
+        events.delta(&json!({ "role": "assistant", "content": "" }), None);
         events
     }
 
@@ -53,7 +53,7 @@ impl Events {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Piece::Text(text))) => {
                     let parted = self.thoughts.push(&text);
-                    self.say(parted);
+                    self.say(&parted);
                 }
                 Poll::Ready(Some(Piece::Done(generation))) => self.end(&generation),
                 Poll::Ready(Some(Piece::Failed(error))) => {
@@ -65,21 +65,21 @@ impl Events {
         }
     }
 
-    fn say(&mut self, parted: Parted) {
+    fn say(&mut self, parted: &Parted) {
         if !parted.thought.is_empty() {
-            self.delta(json!({ "reasoning_content": parted.thought }), None);
+            self.delta(&json!({ "reasoning_content": parted.thought }), None);
         }
         if !parted.answer.is_empty() {
-            self.delta(json!({ "content": parted.answer }), None);
+            self.delta(&json!({ "content": parted.answer }), None);
         }
     }
 
     fn end(&mut self, generation: &Generation) {
         let rest = self.thoughts.finish();
-        self.say(rest);
-        self.delta(json!({}), Some(finish_reason(generation)));
+        self.say(&rest);
+        self.delta(&json!({}), Some(finish_reason(generation)));
         if self.counts {
-            let mut chunk = self.label.object("chat.completion.chunk", json!([]));
+            let mut chunk = self.label.object("chat.completion.chunk", &json!([]));
             chunk["usage"] = usage(generation, self.label.thought_tokens(&generation.text));
             self.event(&chunk);
         }
@@ -88,10 +88,10 @@ impl Events {
         self.ended = true;
     }
 
-    fn delta(&mut self, delta: Value, finish: Option<&str>) {
+    fn delta(&mut self, delta: &Value, finish: Option<&str>) {
         let choice =
             json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]);
-        let mut chunk = self.label.object("chat.completion.chunk", choice);
+        let mut chunk = self.label.object("chat.completion.chunk", &choice);
         if self.counts {
             chunk["usage"] = Value::Null;
         }

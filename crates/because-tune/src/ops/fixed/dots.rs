@@ -228,7 +228,7 @@ impl<N: Number> Tile<'_, '_, N> {
                     }
                 }
             }
-            for rows in rows.iter().cloned() {
+            for rows in &rows {
                 for col in (0..into.cols).step_by(COLS) {
                     let (rows, depth) = (rows.clone(), depth.clone());
                     if N::WIDENED {
@@ -323,6 +323,10 @@ fn block<R: Register, N: Number, const ROWS: usize>(
     let mut lanes = [[[0.0; LANES]; COLS]; ROWS];
     for part in 0..LANES / R::WIDTH {
         let mut sums = [[R::zero(); COLS]; ROWS];
+        #[allow(
+            clippy::needless_range_loop,
+            reason = "it walks several slices at once"
+        )]
         for at in 0..whole {
             let weights: [R; COLS] = std::array::from_fn(
                 #[inline(always)]

@@ -30,7 +30,7 @@ pub(super) fn vnni(work: Work<'_, '_>) {
 /// Must be called on a machine with AVX2. Rows are of a multiple of 32 bytes.
 pub(super) fn transpose(rows: &[u8], input: usize, quads: &mut [Quad]) {
     assert!(
-        rows.len() == PANEL * input && input % 32 == 0 && quads.len() * 4 == input,
+        rows.len() == PANEL * input && input.is_multiple_of(32) && quads.len() * 4 == input,
         "a panel of other size"
     );
     // SAFETY: the level was chosen because the machine has AVX2, and the lengths were just looked at.
