@@ -162,7 +162,7 @@ fn schema(rng: &mut ChaCha8Rng, depth: usize) -> Value {
 }
 
 /// The schema as the whole, with what its references name.
-fn whole(schema: Value) -> Value {
+fn whole(schema: &Value) -> Value {
     json!({
         "allOf": [schema],
         "$defs": {
@@ -208,7 +208,7 @@ proptest! {
     #[test]
     fn an_answer_always_parses_fits_and_ends_in_its_room(seed: u64, slack in prop_oneof![Just(0usize), 0usize..40, 0usize..400]) {
         let mut rng = generator(seed, "schemas");
-        let schema = whole(schema(&mut rng, 3));
+        let schema = whole(&schema(&mut rng, 3));
         let room = needed(&schema) + slack;
         for decoding in decodings(seed) {
             let text = answer(&schema, room, &decoding, &mut rng).unwrap();
@@ -321,11 +321,10 @@ fn a_schema_that_cannot_be_kept_is_refused_with_its_place() {
 #[test]
 fn brackets_within_one_another_stay_few_enough_for_readers() {
     let mut rng = generator(8, "brackets");
-    let tree = whole(json!({ "$ref": "#/$defs/tree" }));
+    let tree = whole(&json!({ "$ref": "#/$defs/tree" }));
     for (schema, opening) in [(json!({}), "["), (json!({}), "{"), (tree, "{")] {
         let mut grammar = GRAMMARS.json(&schema).unwrap();
-        let decoding = Decoding::greedy(0);
-        let mut sampler = Sampler::new(&decoding);
+        let mut sampler = Sampler::new(Decoding::greedy(0));
         let (fond, mut ids) = (VOCABULARY.encode(opening).unwrap()[0], Vec::new());
         while !grammar.is_done() {
             let mut logits: Vec<f32> = (0..VOCABULARY.size())
