@@ -13,7 +13,7 @@ mod text;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 
 use because_core::Message;
@@ -211,11 +211,8 @@ fn run(mut scheduler: Scheduler, submissions: &Receiver<Submission>) {
             };
             add(&mut scheduler, &mut answers, first);
         }
-        loop {
-            match submissions.try_recv() {
-                Ok(another) => add(&mut scheduler, &mut answers, another),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+        while let Ok(another) = submissions.try_recv() {
+            add(&mut scheduler, &mut answers, another);
         }
         answers.retain(|&id, answer| {
             let cancelled = answer.is_cancelled();

@@ -452,7 +452,7 @@ impl TunedModel {
         Ok(engine.insert(self.engine(self.settings.clone())?).clone())
     }
 
-    fn response(&self, generation: Generation) -> Result<ChatResponse> {
+    fn response(&self, generation: &Generation) -> Result<ChatResponse> {
         let (thought, answer) = because_llm::split_thinking(&generation.text);
         let reasoning_tokens = match thought {
             Some(thought) => self.tokenize(thought)?.len() as u64,
@@ -487,9 +487,10 @@ impl ChatModel for TunedModel {
             let answering = self
                 .own_engine()
                 .and_then(|engine| engine.submit(self.ask(request)))
-                .map_err(chat_error)?;
-            let generation = answering.done().await.map_err(chat_error)?;
-            self.response(generation).map_err(chat_error)
+                .map_err(|error| chat_error(&error))?;
+            let generation = answering.done().await.map_err(|error| chat_error(&error))?;
+            self.response(&generation)
+                .map_err(|error| chat_error(&error))
         })
     }
 
@@ -498,7 +499,7 @@ impl ChatModel for TunedModel {
     }
 }
 
-fn chat_error(error: TuneError) -> ChatError {
+fn chat_error(error: &TuneError) -> ChatError {
     let message = error.to_string();
     match error {
         TuneError::ContextTooLong { .. } => ChatError::ContextTooLong { message },

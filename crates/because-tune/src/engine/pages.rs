@@ -94,7 +94,7 @@ mod tests {
             let (mut readers, mut kept) = (vec![0u32; 6], [false; 6]);
             for (what, which) in steps {
                 let held: Vec<u32> = (0..6).filter(|&page| readers[page as usize] > 0).collect();
-                let any = (!held.is_empty()).then(|| *which.get(&held[..])).unwrap_or(0);
+                let any = if held.is_empty() { 0 } else { *which.get(&held[..]) };
                 match what {
                     0 => {
                         let free = (0..6).filter(|&page| readers[page] == 0 && !kept[page]).count();

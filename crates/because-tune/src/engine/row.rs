@@ -165,7 +165,7 @@ impl Row {
     /// Whether another row is computing the next page of this one's prompt.
     pub(super) fn waits(&self, promised: &HashSet<u64>) -> bool {
         let next = self.computed / PAGE;
-        let whole = self.computed % PAGE == 0 && (next + 1) * PAGE < self.ids.len();
+        let whole = self.computed.is_multiple_of(PAGE) && (next + 1) * PAGE < self.ids.len();
         whole
             && self
                 .hashes

@@ -202,7 +202,7 @@ impl Scheduler {
     /// Goes on with a row from pages that others have computed, as far as there are such. Its last token it computes itself:
     /// of that the logits are wanted.
     fn take_cached(&mut self, row: &mut Row) {
-        if !self.settings.prefix_cache || row.computed % PAGE != 0 {
+        if !self.settings.prefix_cache || !row.computed.is_multiple_of(PAGE) {
             return;
         }
         while row.computed + PAGE < row.ids.len() {
