@@ -74,7 +74,8 @@ pub struct Generation {
     pub cached_tokens: usize,
     /// Why it ended.
     pub finish: Finish,
-    /// Seconds from the question to the first token, waiting included.
+    /// Seconds from the question to the first token, waiting included; not in its JSON, which is the same every time.
+    #[serde(skip)]
     pub first_token_seconds: f64,
 }
 

@@ -8,7 +8,7 @@ use crate::{because, fails, json, small_project, text};
 /// A project that was run, small.
 fn tuned_project(folder: &std::path::Path) -> std::path::PathBuf {
     let project = small_project(folder);
-    let small = "--layers 1 --train-limit 12 --valid-limit 2 --test-limit 2 --tiny-steps 8 --max-steps 3 --max-length 512";
+    let small = "--layers 1 --train-limit 12 --valid-limit 2 --test-limit 12 --tiny-steps 8 --max-steps 3 --max-length 512";
     let small: Vec<&str> = small.split(' ').collect();
     json(&[&["run", text(&project)][..], &small].concat());
     project
