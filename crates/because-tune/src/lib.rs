@@ -98,6 +98,8 @@ pub use hub::{Hub, HubFault};
 pub use lora::{LoraConfig, Modules};
 pub use memory::{Checkpointing, Memory};
 pub use merge::{Merge, MergeEvent, MergeSummary, WeightType};
+#[doc(hidden)]
+pub use ops::BenchWeight;
 pub use prepare::Skipped;
 #[cfg(feature = "serve")]
 pub use serve::{ApiKey, ServeSettings, Served, Server, limit_threads};

@@ -2,6 +2,7 @@ use candle_core::Tensor;
 
 use crate::config::QwenConfig;
 use crate::error::Result;
+use crate::memory;
 use crate::ops::{
     self, AttentionShape, Dropout, Kept, Matrix, Param, Pool, Projection, Projections, Rope,
     RopeTable, Segment, rms_norm, swiglu, view,
@@ -221,6 +222,26 @@ impl Qwen {
             pool: Pool::default(),
             rope,
         }
+    }
+
+    /// Lays the weights out for generation, if they and `beside` bytes more fit the memory that is free.
+    pub(crate) fn lay_out(&self, beside: u64) -> Result<()> {
+        let projections = self.layers.iter().flat_map(|layer| &layer.groups);
+        let weights = projections
+            .flat_map(|group| &group.all)
+            .map(|projection| &projection.weight)
+            .chain([&self.head]);
+        let mut bytes = beside;
+        for weight in weights.clone() {
+            bytes = bytes.saturating_add(weight.laid_out_bytes()?);
+        }
+        if memory::available().is_some_and(|free| free < bytes) {
+            return Ok(());
+        }
+        for weight in weights {
+            weight.lay_out()?;
+        }
+        Ok(())
     }
 
     /// A number that differs where the weights do: of adapters, norms and biases all values, of every matrix some rows.

@@ -11,6 +11,7 @@
 //! weights as they lie in their files, and the flat gradients. Today there are kernels for the CPU.
 
 mod attention;
+mod bench;
 mod cross_entropy;
 mod dropout;
 mod fixed;
@@ -31,12 +32,13 @@ mod simd;
 mod swiglu;
 
 pub(crate) use attention::{AttentionShape, Segment, attention, attention_backward};
+pub use bench::BenchWeight;
 pub(crate) use cross_entropy::{cross_entropy, rows_at_once};
 pub(crate) use dropout::Dropout;
 pub(crate) use fixed::{Linear, linear};
 pub(crate) use gradients::Gradients;
 pub(crate) use linear::{Kept, Lora, Magnitude, Projection, Projections, row_squares};
-pub(crate) use matrix::{Mapped, Matrix, Param};
+pub(crate) use matrix::{LaidOut, Mapped, Matrix, Param};
 pub(crate) use norm::{rms_norm, rms_norm_backward, rms_norm_into};
 pub(crate) use paged::{PAGE, PagedLayer, Span};
 pub(crate) use pool::{Pool, tensor, values, view};

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::config::QwenConfig;
 use crate::error::{Result, TuneError};
-use crate::ops::{Mapped, Matrix, Param, bf16_to_f32, f16_to_f32, tensor};
+use crate::ops::{LaidOut, Mapped, Matrix, Param, bf16_to_f32, f16_to_f32, tensor};
 use crate::params::Parameters;
 
 /// The weights of a base by name, each of the shape its configuration asks for. Matrices stay where they lie in their
@@ -108,6 +108,7 @@ fn matrix(map: &Arc<Mmap>, view: &TensorView<'_>, dims: (usize, usize)) -> Optio
         bytes: start..start + view.data().len(),
         dtype: view.dtype(),
         dims,
+        laid_out: LaidOut::default(),
     };
     if mapped.is_usable() {
         return Some(Ok(Matrix::Mapped(mapped)));

@@ -307,6 +307,9 @@ impl Scheduler {
         }
         let base = &self.model.base;
         let pages = self.pool.len();
+        if self.cache.is_none() && self.settings.lay_out {
+            base.lay_out(self.settings.cache_bytes)?;
+        }
         let cache = self
             .cache
             .get_or_insert_with(|| KeyValues::new(base, pages));

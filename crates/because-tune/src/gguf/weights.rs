@@ -9,7 +9,7 @@ use crate::error::{Result, TuneError};
 use crate::gguf::file::{GgufFile, Stored};
 use crate::gguf::ggml_type::{GgmlType, Storage};
 use crate::gguf::names::gguf_name;
-use crate::ops::{Mapped, Matrix, Param, Quantised, tensor};
+use crate::ops::{LaidOut, Mapped, Matrix, Param, Quantised, tensor};
 use crate::weights::{Weights, floats};
 
 /// The weights of a GGUF file. Matrices stay where they lie, in the type they have there; norms and biases are in memory,
@@ -125,6 +125,7 @@ fn plain(
         bytes: bytes.clone(),
         dtype,
         dims,
+        laid_out: LaidOut::default(),
     };
     if mapped.is_usable() {
         return Ok(Matrix::Mapped(mapped));

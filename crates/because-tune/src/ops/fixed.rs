@@ -4,11 +4,13 @@
 //! batch of any size, after a prompt cut anywhere and on any number of threads. The kernels of training (`matrix`) give no such
 //! promise: there the order follows from the shape of the whole product.
 //!
-//! Weights are used where they lie, in their own precision, and each is read from memory once for all rows of a batch.
+//! Weights are used in their own precision, laid out for the kernels ([`Matrix::lay_out`]) or where they lie, with the same
+//! results, and each is read from memory once for all rows of a batch.
 
 mod dots;
 mod integers;
 mod level;
+mod panels;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +22,11 @@ use rayon::prelude::*;
 use super::gemm::{Mat, MatMut};
 use super::matrix::{Lent, Matrix, Numbers};
 use super::quantised::{Layout, Quantised};
-use integers::IntegerRows;
+use dots::{BF16, F16, F32, PANEL, Weights};
+use integers::{IntegerRows, Integers};
 use level::Level;
+use panels::NumberPanels;
+pub(super) use panels::Panels;
 
 /// Columns of a result that one thread makes at a time: the weights for them stay in its second cache while rows meet them.
 const COLS: usize = 64;
@@ -56,27 +61,25 @@ fn on(level: Level, x: &[f32], rows: usize, jobs: &mut [Linear<'_>]) -> Result<(
         if job.bias.is_some_and(|bias| bias.len() != out) {
             bail!("a bias of other length than {out}");
         }
-        let weight = match job.weight {
-            Matrix::Quantised(quantised) => Weight::Quantised(quantised),
-            plain => Weight::Plain(plain.lend()?),
-        };
-        lent.push((weight, input));
+        lent.push((Weight::of(job.weight)?, input));
     }
     // All that are quantised are multiplied with the same integers.
-    let whole = lent.iter().find(|(weight, _)| weight.layout().is_some());
+    let whole = lent
+        .iter()
+        .find(|(weight, _)| matches!(weight, Weight::Integers(_)));
     let integers = whole.map(|&(_, input)| IntegerRows::new(x, input));
     let mut tiles = Vec::new();
     for (job, (lent, input)) in jobs.iter_mut().zip(&lent) {
-        let weight = match (lent, &integers) {
-            (Weight::Plain(lent), _) => Factors::Plain(lent.numbers()),
-            (Weight::Quantised(weight), x) => match (lent.layout(), x) {
-                (Some(layout), Some(x)) => Factors::Integers(weight, layout, x),
-                _ => Factors::Widened(weight),
-            },
+        let factors = match (lent, &integers) {
+            (Weight::Integers(weight), Some(x)) => Factors::Integers(*weight, x),
+            (Weight::Plain(lent), _) => Factors::Rows(lent.numbers()),
+            (Weight::Panels(all), _) => Factors::Panels(all),
+            (Weight::Widened(weight), _) => Factors::Widened(weight),
+            (Weight::Integers(_), None) => bail!("integers without a row in integers"),
         };
         let work = Work {
             x: Mat::new(x, rows, *input),
-            weight,
+            factors,
             bias: job.bias,
         };
         let out = job.into.len().checked_div(rows).unwrap_or_default();
@@ -92,33 +95,42 @@ fn on(level: Level, x: &[f32], rows: usize, jobs: &mut [Linear<'_>]) -> Result<(
 
 /// A weight for as long as it is in use.
 enum Weight<'a> {
+    /// Where it lies.
     Plain(Lent<'a>),
-    Quantised(&'a Quantised),
+    Panels(&'a NumberPanels),
+    Integers(Integers<'a>),
+    /// Of types that are rarely seen; in f32.
+    Widened(&'a Quantised),
 }
 
-impl Weight<'_> {
-    fn layout(&self) -> Option<Layout> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Quantised(quantised) => Layout::of(quantised.kind()),
-        }
+impl<'a> Weight<'a> {
+    fn of(matrix: &'a Matrix) -> Result<Self> {
+        Ok(match (matrix.panels(), matrix) {
+            (Some(Panels::Numbers(all)), _) => Self::Panels(all),
+            (Some(Panels::Integers(all)), _) => Self::Integers(Integers::LaidOut(all)),
+            (None, Matrix::Quantised(weight)) => match Layout::of(weight.kind()) {
+                Some(layout) => Self::Integers(Integers::InFile(weight, layout)),
+                None => Self::Widened(weight),
+            },
+            (None, plain) => Self::Plain(plain.lend()?),
+        })
     }
 }
 
 /// How a weight meets x.
 #[derive(Clone, Copy)]
 enum Factors<'a> {
-    Plain(Numbers<'a>),
-    /// Integers with x in integers.
-    Integers(&'a Quantised, Layout, &'a IntegerRows),
-    /// In f32: for types that are rarely seen.
+    Rows(Numbers<'a>),
+    Panels(&'a NumberPanels),
+    /// With x in integers.
+    Integers(Integers<'a>, &'a IntegerRows),
     Widened(&'a Quantised),
 }
 
 #[derive(Clone, Copy)]
 struct Work<'a> {
     x: Mat<'a>,
-    weight: Factors<'a>,
+    factors: Factors<'a>,
     bias: Option<&'a [f32]>,
 }
 
@@ -132,15 +144,33 @@ impl Work<'_> {
     ) -> Result<()> {
         let (x, input) = (self.x.in_rows(rows.clone()), self.x.cols);
         let part = cols.start * input..cols.end * input;
-        match self.weight {
-            Factors::Plain(Numbers::F32(all)) => dots::f32(level, x, &all[part], into),
-            Factors::Plain(Numbers::F16(all)) => dots::f16(level, x, &all[part], into),
-            Factors::Plain(Numbers::BF16(all)) => dots::bf16(level, x, &all[part], into),
-            Factors::Integers(weight, layout, x) => {
-                integers::tile(level, x, rows, (weight, layout), cols.clone(), into);
+        // Tiles begin where panels do.
+        let panels = cols.start / PANEL * input..cols.end.div_ceil(PANEL) * input;
+        match self.factors {
+            Factors::Rows(Numbers::F32(all)) => {
+                dots::tile::<F32>(level, x, Weights::Rows(&all[part]), into);
+            }
+            Factors::Rows(Numbers::F16(all)) => {
+                dots::tile::<F16>(level, x, Weights::Rows(&all[part]), into);
+            }
+            Factors::Rows(Numbers::BF16(all)) => {
+                dots::tile::<BF16>(level, x, Weights::Rows(&all[part]), into);
+            }
+            Factors::Panels(NumberPanels::F32(all)) => {
+                dots::tile::<F32>(level, x, Weights::Panels(&all[panels]), into);
+            }
+            Factors::Panels(NumberPanels::F16(all)) => {
+                dots::tile::<F16>(level, x, Weights::Panels(&all[panels]), into);
+            }
+            Factors::Panels(NumberPanels::BF16(all)) => {
+                dots::tile::<BF16>(level, x, Weights::Panels(&all[panels]), into);
+            }
+            Factors::Integers(weight, x) => {
+                integers::tile(level, x, rows, weight, cols.clone(), into);
             }
             Factors::Widened(weight) => {
-                dots::f32(level, x, &weight.dequantised(cols.clone())?, into);
+                let numbers = weight.dequantised(cols.clone())?;
+                dots::tile::<F32>(level, x, Weights::Rows(&numbers), into);
             }
         }
         if let Some(bias) = self.bias {

@@ -1,12 +1,13 @@
 use std::cell::RefCell;
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
+use super::fixed::Panels;
 use super::gemm::{Mat, MatMut, cuts, multiply};
 use super::pool::view;
 use super::quantised::Quantised;
@@ -46,7 +47,12 @@ pub(crate) struct Mapped {
     pub(crate) bytes: Range<usize>,
     pub(crate) dtype: Dtype,
     pub(crate) dims: (usize, usize),
+    pub(crate) laid_out: LaidOut,
 }
+
+/// A matrix as the kernels of generation want it, once it was laid out; shared by its clones.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LaidOut(Arc<OnceLock<Panels>>);
 
 /// A matrix's numbers for as long as they are in use.
 pub(super) enum Lent<'a> {
@@ -173,6 +179,40 @@ impl Matrix {
         Ok(all)
     }
 
+    /// Lays the matrix out for generation, in memory of its own, and gives the system back what memory its file takes: it is
+    /// read there again when something else needs it. One in memory stays as it is.
+    pub(crate) fn lay_out(&self) -> Result<()> {
+        let (laid_out, file, bytes) = match self {
+            Self::Param(_) => return Ok(()),
+            Self::Mapped(mapped) => (&mapped.laid_out, &mapped.file, &mapped.bytes),
+            Self::Quantised(quantised) => quantised.parts(),
+        };
+        if laid_out.0.get().is_none()
+            && let Some(panels) = Panels::new(self)?
+        {
+            let _ = laid_out.0.set(panels);
+            give_back(file, bytes);
+        }
+        Ok(())
+    }
+
+    /// Bytes that laying it out takes.
+    pub(crate) fn laid_out_bytes(&self) -> Result<u64> {
+        match self {
+            Self::Param(_) => Ok(0),
+            _ if self.panels().is_some() => Ok(0),
+            _ => Panels::bytes_of(self),
+        }
+    }
+
+    pub(super) fn panels(&self) -> Option<&Panels> {
+        match self {
+            Self::Param(_) => None,
+            Self::Mapped(mapped) => mapped.laid_out.0.get(),
+            Self::Quantised(quantised) => quantised.parts().0.0.get(),
+        }
+    }
+
     pub(super) fn lend(&self) -> Result<Lent<'_>> {
         match self {
             Self::Param(param) => Ok(Lent::Memory(Box::new(view(&param.tensor)?))),
@@ -186,6 +226,22 @@ impl Matrix {
             ),
         }
     }
+}
+
+/// Takes the pages of these bytes out of this process's memory.
+#[allow(
+    unsafe_code,
+    reason = "the map is of a file and read-only: what is dropped is read from the file again"
+)]
+fn give_back(file: &Mmap, bytes: &Range<usize>) {
+    #[cfg(unix)]
+    {
+        let advice = memmap2::UncheckedAdvice::DontNeed;
+        // SAFETY: the pages are the file's own and nobody has written to them. A wish: without it there is less memory left.
+        let _ = unsafe { file.unchecked_advise_range(advice, bytes.start, bytes.len()) };
+    }
+    #[cfg(not(unix))]
+    let _ = (file, bytes);
 }
 
 /// Rows and columns of the result that are made at once. They follow from its shape alone: in other tiles the same sum is
@@ -463,6 +519,7 @@ mod tests {
             bytes: 0..bytes.len(),
             dtype: Dtype::BF16,
             dims: (out, input),
+            laid_out: LaidOut::default(),
         });
         let plain = Matrix::Param(Param::frozen(tensor(values, (out, input)).unwrap()));
         (mapped, plain)

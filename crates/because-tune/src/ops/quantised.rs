@@ -7,6 +7,8 @@ use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
 use candle_core::{Device, Result, bail};
 use memmap2::Mmap;
 
+use super::matrix::LaidOut;
+
 pub(super) use unpack::{Layout, Unpacked};
 
 /// A weight matrix `[out, in]` in a mapped GGUF file, in blocks of small integers that share a scale. It is used where it lies.
@@ -16,6 +18,7 @@ pub(crate) struct Quantised {
     bytes: Range<usize>,
     kind: GgmlDType,
     dims: (usize, usize),
+    laid_out: LaidOut,
 }
 
 impl Quantised {
@@ -61,6 +64,7 @@ impl Quantised {
             bytes,
             kind,
             dims,
+            laid_out: LaidOut::default(),
         })
     }
 
@@ -71,6 +75,11 @@ impl Quantised {
     /// `(out, in)`.
     pub(crate) fn dims(&self) -> (usize, usize) {
         self.dims
+    }
+
+    /// Its other form, and where it lies.
+    pub(super) fn parts(&self) -> (&LaidOut, &Arc<Mmap>, &Range<usize>) {
+        (&self.laid_out, &self.file, &self.bytes)
     }
 
     /// The blocks of these rows.

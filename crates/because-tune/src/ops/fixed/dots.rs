@@ -1,4 +1,8 @@
 //! Sums of products of f32 rows with weights in f32, f16 or bf16.
+//!
+//! A result is the sum over its row in rising order, in parts of [`DEPTH`] that are added up: one number after the other, so
+//! that the lanes of a vector are columns of the result and never meet. Weights are met in panels of [`PANEL`] columns,
+//! number `k` of all columns side by side, which a [`Panels`](super::panels::Panels) holds or a thread makes of rows.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -10,83 +14,90 @@ use crate::ops::simd::{bf16_to_f32, f16_to_f32};
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-/// Sums that run side by side for one result: number `k` of a row goes to sum `k % 16`.
-const LANES: usize = 16;
-/// Numbers of a row that are summed before the sixteen sums become one, which is added to the result: what a few rows and
-/// weights have of it fits the first cache.
-const DEPTH: usize = 1024;
-/// Up to so many rows a weight is read row by row and meets them all; for more it is laid out in the second cache first.
-const FEW: usize = 12;
+/// Columns of the result that lie side by side.
+pub(super) const PANEL: usize = 32;
+/// Numbers of a row that are summed before their sum is added to the result: what a panel has of them is half of the
+/// smallest first cache, so that the other half takes in what comes next.
+const DEPTH: usize = 128;
+/// Up to so many rows meet weights of sixteen bits as they are; for more these are widened first, once for all.
+const FEW: usize = 4;
+/// From so many rows on it is x that is to stay in the second cache, and no longer the weight that is read from its beginning
+/// to its end.
+const MANY: usize = 64;
 
-/// `into = x W^T` for f32 weights `[cols, in]`, on this thread.
-pub(super) fn f32(level: Level, x: Mat<'_>, weights: &[f32], into: &mut MatMut<'_>) {
-    run::<F32>(level, x, weights, into);
-}
-
-/// The same for f16 weights.
-pub(super) fn f16(level: Level, x: Mat<'_>, weights: &[u16], into: &mut MatMut<'_>) {
-    run::<F16>(level, x, weights, into);
-}
-
-/// The same for bf16 weights.
-pub(super) fn bf16(level: Level, x: Mat<'_>, weights: &[u16], into: &mut MatMut<'_>) {
-    run::<BF16>(level, x, weights, into);
-}
-
-fn run<N: Number>(level: Level, x: Mat<'_>, weights: &[N::Bits], into: &mut MatMut<'_>) {
-    let tile = Tile::<N> { x, weights, into };
-    match level {
-        Level::Portable => tile.make::<[f32; 4], 3>(),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => x86::avx2(tile),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Vnni => x86::avx512(tile),
-    }
-}
-
-/// Some of the sixteen sums: a register of the machine.
-trait Register: Copy {
-    /// How many; it divides sixteen.
-    const WIDTH: usize;
-
-    fn zero() -> Self;
-    /// Numbers `part * WIDTH..` of these.
-    fn load(from: &[f32; LANES], part: usize) -> Self;
-    fn load_f16(from: &[u16; LANES], part: usize) -> Self;
-    fn load_bf16(from: &[u16; LANES], part: usize) -> Self;
-    /// `a b + self`, rounded once.
-    fn fused(self, a: Self, b: Self) -> Self;
-    fn store(self, into: &mut [f32; LANES], part: usize);
-    /// The sum of each sixteen, by halves.
-    fn fold(sums: &[[f32; LANES]; COLS]) -> [f32; COLS];
+/// Some columns of a weight.
+#[derive(Clone, Copy)]
+pub(super) enum Weights<'a, T> {
+    /// `[cols, in]`.
+    Rows(&'a [T]),
+    /// `[cols / PANEL, in]`, rounded up.
+    Panels(&'a [[T; PANEL]]),
 }
 
 /// How a weight is written.
-trait Number {
-    type Bits: Copy + Default;
+pub(super) trait Number {
+    type Bits: Copy + Default + bytemuck::Pod + Send + Sync;
 
-    fn load<R: Register>(from: &[Self::Bits; LANES], part: usize) -> R;
-    fn widen(bits: Self::Bits) -> f32;
-    /// Whether a weight that meets many rows is widened once, before it meets them.
-    const WIDENED: bool = true;
+    fn load<R: Register>(from: &[Self::Bits; PANEL], part: usize) -> R;
+    /// These as they are, if they are f32.
+    fn wide(_: &[Self::Bits]) -> Option<&[f32]> {
+        None
+    }
+    /// Number after number, from `start` on, of rows of `input` numbers, side by side.
+    fn turn(
+        _: Level,
+        rows: &[Self::Bits],
+        input: usize,
+        start: usize,
+        into: &mut [[Self::Bits; PANEL]],
+    ) {
+        turn(rows, input, start, into);
+    }
 }
 
-struct F32;
-struct F16;
-struct BF16;
+/// Some columns of a panel: a register of the machine.
+pub(super) trait Register: Copy {
+    /// How many; it divides [`PANEL`].
+    const WIDTH: usize;
+
+    fn zero() -> Self;
+    fn splat(number: f32) -> Self;
+    /// Numbers `part * WIDTH..` of these.
+    fn load(from: &[f32; PANEL], part: usize) -> Self;
+    fn load_f16(from: &[u16; PANEL], part: usize) -> Self;
+    fn load_bf16(from: &[u16; PANEL], part: usize) -> Self;
+    /// `a b + self`, rounded once.
+    fn fused(self, a: Self, b: Self) -> Self;
+    fn plus(self, other: Self) -> Self;
+    fn store(self, into: &mut [f32; PANEL], part: usize);
+    /// Asks memory for what lies there, if anything does.
+    fn prefetch<T>(from: *const T);
+}
+
+pub(super) struct F32;
+pub(super) struct F16;
+pub(super) struct BF16;
 
 impl Number for F32 {
     type Bits = f32;
-    const WIDENED: bool = false;
 
     #[inline(always)]
-    fn load<R: Register>(from: &[f32; LANES], part: usize) -> R {
+    fn load<R: Register>(from: &[f32; PANEL], part: usize) -> R {
         R::load(from, part)
     }
 
     #[inline(always)]
-    fn widen(bits: f32) -> f32 {
-        bits
+    fn wide(numbers: &[f32]) -> Option<&[f32]> {
+        Some(numbers)
+    }
+
+    fn turn(level: Level, rows: &[f32], input: usize, start: usize, into: &mut [[f32; PANEL]]) {
+        #[cfg(target_arch = "x86_64")]
+        if level > Level::Portable && rows.len() == PANEL * input {
+            return x86::turn(rows, input, start, into);
+        }
+        let _ = level;
+        turn(rows, input, start, into);
     }
 }
 
@@ -94,13 +105,8 @@ impl Number for F16 {
     type Bits = u16;
 
     #[inline(always)]
-    fn load<R: Register>(from: &[u16; LANES], part: usize) -> R {
+    fn load<R: Register>(from: &[u16; PANEL], part: usize) -> R {
         R::load_f16(from, part)
-    }
-
-    #[inline(always)]
-    fn widen(bits: u16) -> f32 {
-        f16_to_f32(bits)
     }
 }
 
@@ -108,17 +114,12 @@ impl Number for BF16 {
     type Bits = u16;
 
     #[inline(always)]
-    fn load<R: Register>(from: &[u16; LANES], part: usize) -> R {
+    fn load<R: Register>(from: &[u16; PANEL], part: usize) -> R {
         R::load_bf16(from, part)
-    }
-
-    #[inline(always)]
-    fn widen(bits: u16) -> f32 {
-        bf16_to_f32(bits)
     }
 }
 
-/// Four sums are an SSE or NEON register.
+/// Four columns are an SSE or NEON register.
 impl Register for [f32; 4] {
     const WIDTH: usize = 4;
 
@@ -128,7 +129,12 @@ impl Register for [f32; 4] {
     }
 
     #[inline(always)]
-    fn load(from: &[f32; LANES], part: usize) -> Self {
+    fn splat(number: f32) -> Self {
+        [number; 4]
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32; PANEL], part: usize) -> Self {
         std::array::from_fn(
             #[inline(always)]
             |lane| from[part * 4 + lane],
@@ -136,7 +142,7 @@ impl Register for [f32; 4] {
     }
 
     #[inline(always)]
-    fn load_f16(from: &[u16; LANES], part: usize) -> Self {
+    fn load_f16(from: &[u16; PANEL], part: usize) -> Self {
         std::array::from_fn(
             #[inline(always)]
             |lane| f16_to_f32(from[part * 4 + lane]),
@@ -144,7 +150,7 @@ impl Register for [f32; 4] {
     }
 
     #[inline(always)]
-    fn load_bf16(from: &[u16; LANES], part: usize) -> Self {
+    fn load_bf16(from: &[u16; PANEL], part: usize) -> Self {
         std::array::from_fn(
             #[inline(always)]
             |lane| bf16_to_f32(from[part * 4 + lane]),
@@ -160,230 +166,317 @@ impl Register for [f32; 4] {
     }
 
     #[inline(always)]
-    fn store(self, into: &mut [f32; LANES], part: usize) {
+    fn plus(self, other: Self) -> Self {
+        std::array::from_fn(
+            #[inline(always)]
+            |lane| self[lane] + other[lane],
+        )
+    }
+
+    #[inline(always)]
+    fn store(self, into: &mut [f32; PANEL], part: usize) {
         into[part * 4..][..4].copy_from_slice(&self);
     }
 
     #[inline(always)]
-    fn fold(sums: &[[f32; LANES]; COLS]) -> [f32; COLS] {
-        sums.map(|mut sums| {
-            for width in [8, 4, 2, 1] {
-                for lane in 0..width {
-                    sums[lane] += sums[lane + width];
-                }
-            }
-            sums[0]
-        })
+    fn prefetch<T>(_: *const T) {}
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Where a thread lays out what it has of a weight.
+#[derive(Default)]
+struct Scratch {
+    panel: Vec<[f32; PANEL]>,
+    /// `[PANEL, DEPTH]`, widened.
+    rows: Vec<f32>,
+}
+
+/// `into = x W^T` for some rows of x and some columns of W, on this thread.
+pub(super) fn tile<N: Number>(
+    level: Level,
+    x: Mat<'_>,
+    weights: Weights<'_, N::Bits>,
+    into: &mut MatMut<'_>,
+) {
+    if x.cols == 0 {
+        (0..into.rows).for_each(|row| into.row(row).fill(0.0));
+        return;
+    }
+    // Taken, not borrowed: what a closure does is not compiled for the registers of the functions below.
+    let mut scratch = SCRATCH.take();
+    scratch.panel.resize(DEPTH, [0.0; PANEL]);
+    let tile = Tile::<N> {
+        x,
+        weights,
+        into,
+        scratch: &mut scratch,
+    };
+    match level {
+        Level::Portable => tile.make::<[f32; 4], 4, 4>(level),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => x86::avx2(tile),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Vnni => x86::avx512(tile),
+    }
+    SCRATCH.set(scratch);
+}
+
+/// Lays out the rows of a panel, `[PANEL or fewer, in]`; what is missing of them stays as it is.
+pub(super) fn lay_out<N: Number>(rows: &[N::Bits], input: usize, panel: &mut [[N::Bits; PANEL]]) {
+    // A part at a time, so that what is written stays in the first cache until it is whole.
+    for at in (0..input).step_by(DEPTH) {
+        let depth = at..input.min(at + DEPTH);
+        N::turn(
+            Level::here(),
+            rows,
+            input,
+            depth.start,
+            &mut panel[depth.clone()],
+        );
     }
 }
 
-/// Weights, that is columns of the result, that are multiplied at once.
-const COLS: usize = 4;
+fn turn<T: Copy>(rows: &[T], input: usize, start: usize, into: &mut [[T; PANEL]]) {
+    for (row, numbers) in rows.chunks_exact(input).enumerate() {
+        for (into, &number) in into.iter_mut().zip(&numbers[start..]) {
+            into[row] = number;
+        }
+    }
+}
 
 /// A part of a product, on one thread.
 struct Tile<'a, 'b, N: Number> {
     x: Mat<'a>,
-    /// `[into.cols, x.cols]`.
-    weights: &'a [N::Bits],
+    weights: Weights<'a, N::Bits>,
     into: &'a mut MatMut<'b>,
-}
-
-thread_local! {
-    /// Where a thread widens its part of a weight.
-    static WIDENED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    scratch: &'a mut Scratch,
 }
 
 impl<N: Number> Tile<'_, '_, N> {
-    /// With registers `R`, of which there are enough for `ROWS x 4` sums, and `ROWS <= 6`.
+    /// With registers `R`, of which there are enough for `ROWS x REGISTERS` sums, and `ROWS <= 12`.
     #[inline(always)]
-    fn make<R: Register, const ROWS: usize>(self) {
-        let Self { x, weights, into } = self;
+    fn make<R: Register, const ROWS: usize, const REGISTERS: usize>(self, level: Level) {
+        let Self {
+            x,
+            weights,
+            into,
+            scratch,
+        } = self;
         let input = x.cols;
         let rows = cuts(x.rows, ROWS, 1);
-        if input == 0 {
-            (0..into.rows).for_each(|row| into.row(row).fill(0.0));
-        }
-        if x.rows <= FEW {
-            // A weight is read once, from its beginning to its end.
-            for col in (0..into.cols).step_by(COLS) {
-                for depth in cuts_of_depth(input) {
-                    let weights = part(weights, input, depth.clone(), col, into.cols);
-                    for rows in rows.iter().cloned() {
-                        group::<R, N>(x, rows, depth.clone(), &weights, into, col);
+        let parts = parts(x.rows, input, into.cols);
+        for (index, (panel, depth)) in parts.iter().enumerate() {
+            let place = Place {
+                depth: depth.clone(),
+                col: panel * PANEL,
+            };
+            let mut ahead = Ahead {
+                from: std::ptr::null(),
+                step: 0,
+            };
+            match weights {
+                Weights::Panels(all) => {
+                    let laid = &all[panel * input..][depth.clone()];
+                    // After the last part of a tile comes another tile's first, as a rule.
+                    let next = parts.get(index + 1);
+                    let next = next.map_or((panel + 1) * input, |(panel, depth)| {
+                        panel * input + depth.start
+                    });
+                    ahead.from = all.as_ptr().wrapping_add(next).cast();
+                    ahead.step = size_of::<[N::Bits; PANEL]>() / rows.len();
+                    if x.rows <= FEW || N::wide(&[]).is_some() {
+                        place.sums::<R, N, ROWS, REGISTERS>(x, &rows, laid, ahead, into);
+                        continue;
+                    }
+                    for (into, from) in scratch.panel.iter_mut().zip(laid) {
+                        for part in 0..PANEL / R::WIDTH {
+                            N::load::<R>(from, part).store(into, part);
+                        }
                     }
                 }
-            }
-            return;
-        }
-        // A few rows of x stay in the first cache while all weights of the tile, in the second, meet them.
-        // Taken, not borrowed: what a closure does is not compiled for the registers of this function.
-        let mut widened = WIDENED.take();
-        for depth in cuts_of_depth(input) {
-            if N::WIDENED {
-                widened.resize(into.cols * depth.len(), 0.0);
-                let widened = widened.chunks_exact_mut(depth.len());
-                for (row, widened) in weights.chunks_exact(input).zip(widened) {
-                    for (into, &bits) in widened.iter_mut().zip(&row[depth.clone()]) {
-                        *into = N::widen(bits);
-                    }
+                Weights::Rows(all) => {
+                    let cols = place.col..into.cols.min(place.col + PANEL);
+                    let some = &all[cols.start * input..cols.end * input];
+                    scratch.turn::<R, N>(level, some, input, depth.clone());
                 }
             }
-            for rows in &rows {
-                for col in (0..into.cols).step_by(COLS) {
-                    let (rows, depth) = (rows.clone(), depth.clone());
-                    if N::WIDENED {
-                        let weights = part(&widened, depth.len(), 0..depth.len(), col, into.cols);
-                        group::<R, F32>(x, rows, depth, &weights, into, col);
-                    } else {
-                        let weights = part(weights, input, depth.clone(), col, into.cols);
-                        group::<R, N>(x, rows, depth, &weights, into, col);
-                    }
-                }
-            }
+            let panel = &scratch.panel[..depth.len()];
+            place.sums::<R, F32, ROWS, REGISTERS>(x, &rows, panel, ahead, into);
         }
-        WIDENED.set(widened);
     }
 }
 
-/// This depth of the weights of four columns; of the last column again where there are fewer.
-#[inline(always)]
-fn part<T>(
-    weights: &[T],
-    width: usize,
-    depth: Range<usize>,
-    col: usize,
-    cols: usize,
-) -> [&[T]; COLS] {
-    std::array::from_fn(
-        #[inline(always)]
-        |at| {
-            let row = (col + at).min(cols - 1) * width;
-            &weights[row + depth.start..row + depth.end]
-        },
-    )
-}
-
-fn cuts_of_depth(input: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    (0..input)
+/// The panels of a tile and the parts of their depth, in the order they are met.
+fn parts(rows: usize, input: usize, cols: usize) -> Vec<(usize, Range<usize>)> {
+    let panels = 0..cols.div_ceil(PANEL);
+    let depths = (0..input)
         .step_by(DEPTH)
-        .map(move |at| at..input.min(at + DEPTH))
-}
-
-#[inline(always)]
-fn group<R: Register, N: Number>(
-    x: Mat<'_>,
-    rows: Range<usize>,
-    depth: Range<usize>,
-    weights: &[&[N::Bits]; COLS],
-    into: &mut MatMut<'_>,
-    col: usize,
-) {
-    match rows.len() {
-        1 => block::<R, N, 1>(x, rows.start, depth, weights, into, col),
-        2 => block::<R, N, 2>(x, rows.start, depth, weights, into, col),
-        3 => block::<R, N, 3>(x, rows.start, depth, weights, into, col),
-        4 => block::<R, N, 4>(x, rows.start, depth, weights, into, col),
-        5 => block::<R, N, 5>(x, rows.start, depth, weights, into, col),
-        _ => block::<R, N, 6>(x, rows.start, depth, weights, into, col),
+        .map(|at| at..input.min(at + DEPTH));
+    if rows >= MANY {
+        depths
+            .flat_map(|depth| panels.clone().map(move |panel| (panel, depth.clone())))
+            .collect()
+    } else {
+        panels
+            .flat_map(|panel| depths.clone().map(move |depth| (panel, depth)))
+            .collect()
     }
 }
 
-/// The sums of one depth for `ROWS` rows and four weights, stored or added to what the depths before gave.
-#[inline(always)]
-fn block<R: Register, N: Number, const ROWS: usize>(
-    x: Mat<'_>,
-    row: usize,
+impl Scratch {
+    /// Lays out this depth of some rows of a weight.
+    #[inline(always)]
+    fn turn<R: Register, N: Number>(
+        &mut self,
+        level: Level,
+        rows: &[N::Bits],
+        input: usize,
+        depth: Range<usize>,
+    ) {
+        let (start, width) = (depth.start, depth.len());
+        let panel = &mut self.panel[..width];
+        if let Some(rows) = N::wide(rows) {
+            return F32::turn(level, rows, input, start, panel);
+        }
+        let count = rows.len() / input;
+        self.rows.resize(count * width, 0.0);
+        for (row, wide) in rows
+            .chunks_exact(input)
+            .zip(self.rows.chunks_exact_mut(width))
+        {
+            let (whole, rest) = row[depth.clone()].as_chunks::<PANEL>();
+            let (wide, last) = wide.as_chunks_mut::<PANEL>();
+            for (from, into) in whole.iter().zip(wide) {
+                for part in 0..PANEL / R::WIDTH {
+                    N::load::<R>(from, part).store(into, part);
+                }
+            }
+            let (mut from, mut into) = ([N::Bits::default(); PANEL], [0.0; PANEL]);
+            from[..rest.len()].copy_from_slice(rest);
+            for part in 0..PANEL / R::WIDTH {
+                N::load::<R>(&from, part).store(&mut into, part);
+            }
+            last.copy_from_slice(&into[..rest.len()]);
+        }
+        F32::turn(level, &self.rows, width, 0, panel);
+    }
+}
+
+/// Which part of a product is made: these numbers of each row, and a panel's columns from this one on.
+struct Place {
     depth: Range<usize>,
-    weights: &[&[N::Bits]; COLS],
-    into: &mut MatMut<'_>,
     col: usize,
-) {
-    let x: [_; ROWS] = std::array::from_fn(
-        #[inline(always)]
-        |at| {
-            let row = &x.row(row + at)[depth.clone()];
-            row.as_chunks::<LANES>()
-        },
-    );
-    let weights: [_; COLS] = std::array::from_fn(
-        #[inline(always)]
-        |at| weights[at].as_chunks::<LANES>(),
-    );
-    let whole = x[0].0.len();
-    // Slices of one known length, so that the loop checks no bounds.
-    let these: [_; ROWS] = std::array::from_fn(
-        #[inline(always)]
-        |at| &x[at].0[..whole],
-    );
-    let those: [_; COLS] = std::array::from_fn(
-        #[inline(always)]
-        |at| &weights[at].0[..whole],
-    );
-    let rest = x[0].1.len();
-    let mut lanes = [[[0.0; LANES]; COLS]; ROWS];
-    for part in 0..LANES / R::WIDTH {
-        let mut sums = [[R::zero(); COLS]; ROWS];
-        #[allow(
-            clippy::needless_range_loop,
-            reason = "it walks several slices at once"
-        )]
-        for at in 0..whole {
-            let weights: [R; COLS] = std::array::from_fn(
-                #[inline(always)]
-                |col| N::load(&those[col][at], part),
-            );
-            step(&mut sums, &weights, &these, at, part);
+}
+
+/// What memory is asked for while something else is computed: so many bytes on with each number of a row.
+#[derive(Clone, Copy)]
+struct Ahead {
+    from: *const u8,
+    step: usize,
+}
+
+impl Place {
+    #[inline(always)]
+    fn sums<R: Register, N: Number, const ROWS: usize, const REGISTERS: usize>(
+        &self,
+        x: Mat<'_>,
+        rows: &[Range<usize>],
+        panel: &[[N::Bits; PANEL]],
+        ahead: Ahead,
+        into: &mut MatMut<'_>,
+    ) {
+        for (index, rows) in rows.iter().enumerate() {
+            // Each part of the rows asks for its share.
+            let ahead = Ahead {
+                from: ahead.from.wrapping_add(index * panel.len() * ahead.step),
+                ..ahead
+            };
+            let row = rows.start;
+            macro_rules! with_rows {
+                ($($count:literal)*) => {
+                    match rows.len() {
+                        $($count if $count <= ROWS => {
+                            self.block::<R, N, $count, REGISTERS>(x, row, panel, ahead, into);
+                        })*
+                        _ => {}
+                    }
+                };
+            }
+            with_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
         }
-        if rest > 0 {
-            let padded: [[f32; LANES]; ROWS] = std::array::from_fn(
-                #[inline(always)]
-                |at| padded(x[at].1),
-            );
-            let weights: [R; COLS] = std::array::from_fn(
-                #[inline(always)]
-                |col| N::load(&self::padded(weights[col].1), part),
-            );
-            let padded: [&[[f32; LANES]]; ROWS] = std::array::from_fn(
-                #[inline(always)]
-                |at| std::slice::from_ref(&padded[at]),
-            );
-            step(&mut sums, &weights, &padded, 0, part);
-        }
-        for (lanes, sums) in lanes.iter_mut().zip(&sums) {
-            for (lanes, sums) in lanes.iter_mut().zip(sums) {
-                sums.store(lanes, part);
+    }
+
+    /// The sums for `ROWS` rows and the columns of a panel, stored or added to what the depths before gave.
+    #[inline(always)]
+    fn block<R: Register, N: Number, const ROWS: usize, const REGISTERS: usize>(
+        &self,
+        x: Mat<'_>,
+        row: usize,
+        panel: &[[N::Bits; PANEL]],
+        ahead: Ahead,
+        into: &mut MatMut<'_>,
+    ) {
+        // Slices of one known length, so that the loop checks no bounds.
+        let count = panel.len();
+        let x: [&[f32]; ROWS] = std::array::from_fn(
+            #[inline(always)]
+            |at| &x.row(row + at)[self.depth.clone()][..count],
+        );
+        for part in (0..PANEL / R::WIDTH).step_by(REGISTERS) {
+            if self.col + part * R::WIDTH >= into.cols {
+                break;
+            }
+            let mut sums = [[R::zero(); REGISTERS]; ROWS];
+            #[allow(
+                clippy::needless_range_loop,
+                reason = "it walks several slices at once"
+            )]
+            for at in 0..count {
+                if part == 0 {
+                    let next = ahead.from.wrapping_add(at * ahead.step);
+                    R::prefetch(next);
+                    if ahead.step > 64 {
+                        R::prefetch(next.wrapping_add(64));
+                    }
+                }
+                let weights: [R; REGISTERS] = std::array::from_fn(
+                    #[inline(always)]
+                    |index| N::load(&panel[at], part + index),
+                );
+                for (sums, x) in sums.iter_mut().zip(&x) {
+                    let x = R::splat(x[at]);
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = sum.fused(x, weights);
+                    }
+                }
+            }
+            for (at, sums) in sums.iter().enumerate() {
+                let into = &mut into.row(row + at)[self.col..];
+                if let Some(into) = into.first_chunk_mut::<PANEL>() {
+                    self.add(sums, part, into);
+                } else {
+                    let mut some = [0.0; PANEL];
+                    some[..into.len()].copy_from_slice(into);
+                    self.add(sums, part, &mut some);
+                    into.copy_from_slice(&some[..into.len()]);
+                }
             }
         }
     }
-    let count = COLS.min(into.cols - col);
-    for (at, lanes) in lanes.iter().enumerate() {
-        let sums = R::fold(lanes);
-        let into = &mut into.row(row + at)[col..col + count];
-        for (into, sum) in into.iter_mut().zip(sums) {
-            *into = if depth.start > 0 { *into + sum } else { sum };
+
+    #[inline(always)]
+    fn add<R: Register>(&self, sums: &[R], part: usize, into: &mut [f32; PANEL]) {
+        for (index, &sum) in sums.iter().enumerate() {
+            let part = part + index;
+            let sum = if self.depth.start > 0 {
+                R::load(into, part).plus(sum)
+            } else {
+                sum
+            };
+            sum.store(into, part);
         }
     }
-}
-
-#[inline(always)]
-fn step<R: Register, const ROWS: usize>(
-    sums: &mut [[R; COLS]; ROWS],
-    weights: &[R; COLS],
-    x: &[&[[f32; LANES]]; ROWS],
-    at: usize,
-    part: usize,
-) {
-    for (sums, x) in sums.iter_mut().zip(x) {
-        let x = R::load(&x[at], part);
-        for (sum, weight) in sums.iter_mut().zip(weights) {
-            *sum = sum.fused(x, *weight);
-        }
-    }
-}
-
-/// What is left of a row, with zeros after it.
-fn padded<T: Copy + Default>(rest: &[T]) -> [T; LANES] {
-    let mut padded = [T::default(); LANES];
-    padded[..rest.len()].copy_from_slice(rest);
-    padded
 }

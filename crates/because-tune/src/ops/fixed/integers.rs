@@ -7,9 +7,11 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use candle_core::Result;
 use rayon::prelude::*;
 
 use super::Level;
+use super::panels::Store;
 use crate::ops::gemm::{MatMut, cuts};
 use crate::ops::quantised::{Layout, Quantised, Unpacked};
 use crate::ops::simd::vectorized;
@@ -114,24 +116,124 @@ impl Block {
     }
 }
 
-/// Sixteen weights, laid out for the kernel.
-#[derive(Default)]
-struct Panel {
-    /// `[16, in]`, as they are unpacked.
-    rows: Vec<u8>,
+/// Weights laid out for the kernel, in panels of sixteen columns.
+#[derive(Debug)]
+pub(in crate::ops) struct IntegerPanels {
+    layout: Layout,
+    input: usize,
+    /// `[panels, in / 4]`.
+    quads: Store<Quad>,
+    /// `[panels, groups]`.
+    scales: Store<[f32; PANEL]>,
+    /// As many, or one that is not used.
+    mins: Store<[f32; PANEL]>,
+}
+
+impl IntegerPanels {
+    pub(super) fn new(weight: &Quantised, layout: Layout) -> Result<Self> {
+        let (out, input) = weight.dims();
+        let panels = out.div_ceil(PANEL);
+        let sizes = Sizes::new(layout, input);
+        let mut all = Self {
+            layout,
+            input,
+            quads: Store::new(panels * sizes.quads)?,
+            scales: Store::new(panels * sizes.scales)?,
+            mins: Store::new(panels * sizes.mins)?,
+        };
+        if input > 0 {
+            let quads = all.quads.par_chunks_exact_mut(sizes.quads);
+            let scales = all.scales.par_chunks_exact_mut(sizes.scales);
+            let mins = all.mins.par_chunks_exact_mut(sizes.mins);
+            let panels = quads.zip(scales).zip(mins).enumerate();
+            panels.for_each(|(panel, ((quads, scales), mins))| {
+                let rows = panel * PANEL..out.min((panel + 1) * PANEL);
+                lay_out(Level::here(), weight, layout, rows, quads, scales, mins);
+            });
+        }
+        Ok(all)
+    }
+
+    /// Bytes that a weight takes.
+    pub(super) fn bytes_of(layout: Layout, (out, input): (usize, usize)) -> u64 {
+        let sizes = Sizes::new(layout, input);
+        let floats = (sizes.scales + sizes.mins) * size_of::<[f32; PANEL]>();
+        (out.div_ceil(PANEL) * (sizes.quads * size_of::<Quad>() + floats)) as u64
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn panel(&self, index: usize) -> Panel<'_> {
+        let sizes = Sizes::new(self.layout, self.input);
+        let next = (index + 1) * sizes.quads;
+        Panel {
+            quads: &self.quads[index * sizes.quads..next],
+            scales: &self.scales[index * sizes.scales..][..sizes.scales],
+            mins: &self.mins[index * sizes.mins..][..sizes.mins],
+            next: self.quads.as_ptr().wrapping_add(next),
+        }
+    }
+}
+
+/// How much of what a panel has.
+struct Sizes {
+    quads: usize,
+    scales: usize,
+    mins: usize,
+}
+
+impl Sizes {
+    fn new(layout: Layout, input: usize) -> Self {
+        let groups = input / layout.group;
+        Self {
+            quads: input / 4,
+            scales: groups,
+            mins: if layout.mins { groups } else { 1 },
+        }
+    }
+}
+
+/// Sixteen columns.
+#[derive(Clone, Copy)]
+struct Panel<'a> {
     /// `[in / 4]`.
+    quads: &'a [Quad],
+    /// `[groups]`.
+    scales: &'a [[f32; PANEL]],
+    mins: &'a [[f32; PANEL]],
+    /// What is wanted after it.
+    next: *const Quad,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static UNPACKED: RefCell<Rows> = RefCell::default();
+}
+
+/// Where a thread lays out a panel of a weight that is in its file alone.
+#[derive(Default)]
+struct Scratch {
     quads: Vec<Quad>,
-    /// `[groups][16]`.
     scales: Vec<[f32; PANEL]>,
     mins: Vec<[f32; PANEL]>,
+}
+
+/// Where a thread unpacks the rows of a panel.
+#[derive(Default)]
+struct Rows {
+    /// `[PANEL, in]`.
+    quants: Vec<u8>,
     scale: Vec<f32>,
     min: Vec<f32>,
 }
 
-const NO_QUAD: Quad = [0; 4 * PANEL];
-
-thread_local! {
-    static WORKED_ON: RefCell<Panel> = RefCell::default();
+/// Where the weights of a product are.
+#[derive(Clone, Copy)]
+pub(super) enum Integers<'a> {
+    InFile(&'a Quantised, Layout),
+    LaidOut(&'a IntegerPanels),
 }
 
 /// `into = x W^T` for some rows of x and of the weight, on this thread.
@@ -139,80 +241,104 @@ pub(super) fn tile(
     level: Level,
     x: &IntegerRows,
     rows: Range<usize>,
-    (weight, layout): (&Quantised, Layout),
+    weight: Integers<'_>,
     cols: Range<usize>,
     into: &mut MatMut<'_>,
 ) {
-    WORKED_ON.with_borrow_mut(|panel| {
-        for col in cols.clone().step_by(PANEL) {
-            let some = col..cols.end.min(col + PANEL);
-            panel.fill(level, weight, layout, some.clone());
-            let work = Work {
-                x,
-                rows: rows.clone(),
-                panel,
-                layout,
-                at: col - cols.start,
-                count: some.len(),
-                into,
-            };
-            match level {
-                Level::Portable => work.make::<[i32; 4], 1>(),
-                #[cfg(target_arch = "x86_64")]
-                Level::Avx2 | Level::Avx512 => x86::avx2(work),
-                #[cfg(target_arch = "x86_64")]
-                Level::Vnni => x86::vnni(work),
-            }
-        }
-    });
-}
-
-impl Panel {
-    fn fill(&mut self, level: Level, weight: &Quantised, layout: Layout, rows: Range<usize>) {
-        let (_, input) = weight.dims();
-        let groups = input / layout.group;
-        let mins = if layout.mins { groups } else { 0 };
-        self.rows.resize(PANEL * input, 0);
-        self.quads.resize(input / 4, NO_QUAD);
-        self.scales.resize(groups, [0.0; PANEL]);
-        self.mins.resize(mins, [0.0; PANEL]);
-        self.scale.resize(groups, 0.0);
-        self.min.resize(mins, 0.0);
-        let Self {
-            rows: bytes,
-            scales,
-            mins,
-            scale,
-            min,
-            ..
-        } = self;
-        vectorized(
-            #[inline(always)]
-            || {
-                for (at, row) in rows.clone().enumerate() {
-                    layout.unpack(
-                        weight.blocks(row..row + 1),
-                        &mut Unpacked {
-                            quants: &mut bytes[at * input..][..input],
-                            scales: scale,
-                            mins: min,
-                        },
-                    );
-                    for (into, &scale) in scales.iter_mut().zip(&*scale) {
-                        into[at] = scale;
-                    }
-                    for (into, &min) in mins.iter_mut().zip(&*min) {
-                        into[at] = min;
-                    }
-                }
-            },
-        );
+    let mut scratch = SCRATCH.take();
+    for col in cols.clone().step_by(PANEL) {
+        let some = col..cols.end.min(col + PANEL);
+        let count = some.len();
+        let (panel, layout) = match weight {
+            Integers::InFile(weight, layout) => (scratch.fill(level, weight, layout, some), layout),
+            Integers::LaidOut(all) => (all.panel(col / PANEL), all.layout()),
+        };
+        let work = Work {
+            x,
+            rows: rows.clone(),
+            panel,
+            layout,
+            at: col - cols.start,
+            count,
+            into,
+        };
         match level {
-            Level::Portable => transpose(&self.rows, input, &mut self.quads),
+            Level::Portable => work.make::<[i32; 4], 1>(),
             #[cfg(target_arch = "x86_64")]
-            _ => x86::transpose(&self.rows, input, &mut self.quads),
+            Level::Avx2 | Level::Avx512 => x86::avx2(work),
+            #[cfg(target_arch = "x86_64")]
+            Level::Vnni => x86::vnni(work),
         }
     }
+    SCRATCH.set(scratch);
+}
+
+impl Scratch {
+    fn fill(
+        &mut self,
+        level: Level,
+        weight: &Quantised,
+        layout: Layout,
+        rows: Range<usize>,
+    ) -> Panel<'_> {
+        let sizes = Sizes::new(layout, weight.dims().1);
+        self.quads.resize(sizes.quads, [0; 4 * PANEL]);
+        self.scales.resize(sizes.scales, [0.0; PANEL]);
+        self.mins.resize(sizes.mins, [0.0; PANEL]);
+        let (quads, scales, mins) = (&mut self.quads, &mut self.scales, &mut self.mins);
+        lay_out(level, weight, layout, rows, quads, scales, mins);
+        Panel {
+            quads,
+            scales,
+            mins,
+            next: std::ptr::null(),
+        }
+    }
+}
+
+/// Lays out a panel of rows, sixteen or fewer.
+fn lay_out(
+    level: Level,
+    weight: &Quantised,
+    layout: Layout,
+    rows: Range<usize>,
+    quads: &mut [Quad],
+    scales: &mut [[f32; PANEL]],
+    mins: &mut [[f32; PANEL]],
+) {
+    let (_, input) = weight.dims();
+    let sizes = Sizes::new(layout, input);
+    let mut unpacked = UNPACKED.take();
+    unpacked.quants.resize(PANEL * input, 0);
+    unpacked.scale.resize(sizes.scales, 0.0);
+    unpacked.min.resize(sizes.mins, 0.0);
+    vectorized(
+        #[inline(always)]
+        || {
+            for (at, row) in rows.enumerate() {
+                layout.unpack(
+                    weight.blocks(row..row + 1),
+                    &mut Unpacked {
+                        quants: &mut unpacked.quants[at * input..][..input],
+                        scales: &mut unpacked.scale,
+                        mins: &mut unpacked.min,
+                    },
+                );
+                for (into, &scale) in scales.iter_mut().zip(&unpacked.scale) {
+                    into[at] = scale;
+                }
+                for (into, &min) in mins.iter_mut().zip(&unpacked.min) {
+                    into[at] = min;
+                }
+            }
+        },
+    );
+    match level {
+        Level::Portable => transpose(&unpacked.quants, input, quads),
+        #[cfg(target_arch = "x86_64")]
+        _ => x86::transpose(&unpacked.quants, input, quads),
+    }
+    UNPACKED.set(unpacked);
 }
 
 /// Four bytes of each of sixteen rows side by side, then the next four.
@@ -250,13 +376,15 @@ trait Register: Copy {
     /// `sums + weights[part] x`, rounded once.
     fn fused(sums: Self::Floats, weights: &[f32; PANEL], x: f32, part: usize) -> Self::Floats;
     fn store(sums: Self::Floats, into: &mut [f32; PANEL], part: usize);
+    /// Asks memory for what lies there, if anything does.
+    fn prefetch<T>(from: *const T);
 }
 
 /// The product of some rows with a panel.
 struct Work<'a, 'b> {
     x: &'a IntegerRows,
     rows: Range<usize>,
-    panel: &'a Panel,
+    panel: Panel<'a>,
     layout: Layout,
     /// Where the panel's columns begin in the result, and how many there are.
     at: usize,
@@ -280,15 +408,26 @@ impl Work<'_, '_> {
 
     #[inline(always)]
     fn typed<R: Register, const ROWS: usize, const BITS: u32, const MINS: bool>(mut self) {
-        for rows in cuts(self.rows.len(), ROWS, 1) {
-            match rows.len() {
-                1 => self.block::<R, 1, BITS, MINS>(rows.start),
-                2 => self.block::<R, 2, BITS, MINS>(rows.start),
-                3 => self.block::<R, 3, BITS, MINS>(rows.start),
-                4 => self.block::<R, 4, BITS, MINS>(rows.start),
-                5 => self.block::<R, 5, BITS, MINS>(rows.start),
-                _ => self.block::<R, 6, BITS, MINS>(rows.start),
+        let rows = cuts(self.rows.len(), ROWS, 1);
+        // Each part of the rows asks memory for its share of the next panel, a line or a few with each block.
+        let blocks = self.x.blocks.max(1);
+        let lines = match self.panel.next.is_null() {
+            true => 0,
+            false => (self.panel.quads.len() / blocks).div_ceil(rows.len().max(1)),
+        };
+        for (index, rows) in rows.iter().enumerate() {
+            let next = self.panel.next.wrapping_add(index * lines * blocks);
+            macro_rules! with_rows {
+                ($($count:literal)*) => {
+                    match rows.len() {
+                        $($count if $count <= ROWS => {
+                            self.block::<R, $count, BITS, MINS>(rows.start, next, lines);
+                        })*
+                        _ => {}
+                    }
+                };
             }
+            with_rows!(1 2 3 4 5 6 7 8);
         }
     }
 
@@ -296,6 +435,8 @@ impl Work<'_, '_> {
     fn block<R: Register, const ROWS: usize, const BITS: u32, const MINS: bool>(
         &mut self,
         row: usize,
+        next: *const Quad,
+        lines: usize,
     ) {
         let blocks = self.x.blocks;
         let x: [&[Block]; ROWS] = std::array::from_fn(
@@ -315,6 +456,11 @@ impl Work<'_, '_> {
         for part in 0..PANEL / R::WIDTH {
             let mut sums = [R::zero(); ROWS];
             for at in 0..blocks {
+                if part == 0 {
+                    for line in at * lines..(at + 1) * lines {
+                        R::prefetch(next.wrapping_add(line));
+                    }
+                }
                 if BITS == 6 {
                     for half in 0..2 {
                         let scales = &scales[at * 2 + half];
@@ -397,4 +543,7 @@ impl Register for [i32; 4] {
     fn store(sums: [f32; 4], into: &mut [f32; PANEL], part: usize) {
         into[part * 4..][..4].copy_from_slice(&sums);
     }
+
+    #[inline(always)]
+    fn prefetch<T>(_: *const T) {}
 }

@@ -8,7 +8,7 @@ use safetensors::Dtype;
 
 use super::*;
 use crate::ops::gemm::{Mat, MatMut};
-use crate::ops::matrix::{Mapped, Param};
+use crate::ops::matrix::{LaidOut, Mapped, Param};
 use crate::ops::matrix::{Product, Sum, make};
 use crate::ops::pool::{tensor, values};
 
@@ -28,6 +28,7 @@ fn weights(out: usize, input: usize) -> Vec<Matrix> {
             bytes: 0..bytes.len(),
             dtype,
             dims: (out, input),
+            laid_out: LaidOut::default(),
         })
     };
     let half = |x: f32| {

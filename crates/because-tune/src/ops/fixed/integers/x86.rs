@@ -157,6 +157,12 @@ impl Register for __m256i {
         // SAFETY: as above.
         unsafe { _mm256_storeu_ps(into[part * 8..][..8].as_mut_ptr(), sums) }
     }
+
+    #[inline(always)]
+    fn prefetch<T>(from: *const T) {
+        // SAFETY: it reads nothing, wherever that points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
 }
 
 impl Register for __m512i {
@@ -207,5 +213,11 @@ impl Register for __m512i {
     fn store(sums: __m512, into: &mut [f32; PANEL], _: usize) {
         // SAFETY: as above.
         unsafe { _mm512_storeu_ps(into.as_mut_ptr(), sums) }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(from: *const T) {
+        // SAFETY: it reads nothing, wherever that points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
     }
 }
