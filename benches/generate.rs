@@ -63,6 +63,8 @@ fn main() {
         println!("{}", serde_json::to_string(&measure(&work)).unwrap());
         return;
     }
+    // The paths of the examples above are those of the repository.
+    std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).unwrap();
     let Some(base) = option("--base") else {
         println!("--base FOLDER is needed; see the head of benches/generate.rs");
         return;

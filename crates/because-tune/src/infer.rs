@@ -151,7 +151,6 @@ impl Inference {
         );
         let job = Linear {
             weight: &model.head,
-            bias: None,
             into: &mut *logits,
         };
         linear(normed, n, &mut [job])?;
@@ -293,8 +292,6 @@ fn project(
         .zip(into.iter_mut())
         .map(|(projection, into)| Linear {
             weight: &projection.weight,
-            // Added last, since DoRA scales what is before it.
-            bias: None,
             into,
         })
         .collect();
@@ -330,7 +327,6 @@ fn add_low_rank(
         let (own, others) = rest.split_at_mut(rows * one.rank);
         jobs.push(Linear {
             weight: &one.a,
-            bias: None,
             into: own,
         });
         rest = others;
@@ -348,7 +344,6 @@ fn add_low_rank(
         let delta = sized(delta, rows * out);
         let job = Linear {
             weight: &one.b,
-            bias: None,
             into: &mut *delta,
         };
         linear(&low[from..from + rows * one.rank], rows, &mut [job])?;

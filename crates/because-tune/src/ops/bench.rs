@@ -104,7 +104,6 @@ impl BenchWeight {
     pub fn linear(&mut self, x: &[f32], rows: usize, into: &mut [f32]) -> Result<()> {
         let job = Linear {
             weight: self.next(),
-            bias: None,
             into,
         };
         linear(x, rows, &mut [job])

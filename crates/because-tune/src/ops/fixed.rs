@@ -19,24 +19,27 @@ use std::ops::Range;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-use super::gemm::{Mat, MatMut};
+use super::gemm::{MatMut, cuts};
 use super::matrix::{Lent, Matrix, Numbers};
 use super::quantised::{Layout, Quantised};
-use dots::{BF16, F16, F32, PANEL, Weights};
+use dots::{BF16, F16, F32, PANEL, RowBlocks, Weights, rows_at_once};
 use integers::{IntegerRows, Integers};
 use level::Level;
 use panels::NumberPanels;
 pub(super) use panels::Panels;
 
-/// Columns of a result that one thread makes at a time: the weights for them stay in its second cache while rows meet them.
+/// Columns of a result that one thread makes at a time where rows are few: the weights for them stay in its second cache while
+/// rows meet them.
 const COLS: usize = 64;
-/// Rows that one thread makes at a time, so that there is work for every thread where there are few columns.
-const ROWS: usize = 256;
+/// The same where rows are many, and there is work for all threads: each number of x that is fetched then meets more weights.
+const WIDE: usize = 256;
+/// Rows that one thread makes at a time, a multiple of all that are multiplied at once, so that there is work for every thread
+/// where there are few columns.
+const ROWS: usize = 264;
 
-/// One product of [`linear`]: `into = x W^T + bias`, with `into` `[rows, out]`, row-major.
+/// One product of [`linear`]: `into = x W^T`, with `into` `[rows, out]`, row-major.
 pub(crate) struct Linear<'a> {
     pub(crate) weight: &'a Matrix,
-    pub(crate) bias: Option<&'a [f32]>,
     pub(crate) into: &'a mut [f32],
 }
 
@@ -58,32 +61,40 @@ fn on(level: Level, x: &[f32], rows: usize, jobs: &mut [Linear<'_>]) -> Result<(
                 job.into.len()
             );
         }
-        if job.bias.is_some_and(|bias| bias.len() != out) {
-            bail!("a bias of other length than {out}");
-        }
         lent.push((Weight::of(job.weight)?, input));
     }
-    // All that are quantised are multiplied with the same integers.
-    let whole = lent
+    // All have one x, and so one width; those of a kind share how it is laid out.
+    let input = lent.first().map_or(0, |(_, input)| *input);
+    let is_quantised = |weight: &Weight<'_>| matches!(weight, Weight::Integers(_));
+    let integers = lent
         .iter()
-        .find(|(weight, _)| matches!(weight, Weight::Integers(_)));
-    let integers = whole.map(|&(_, input)| IntegerRows::new(x, input));
+        .any(|(weight, _)| is_quantised(weight))
+        .then(|| IntegerRows::new(x, input));
+    let floats = lent
+        .iter()
+        .any(|(weight, _)| !is_quantised(weight))
+        .then(|| RowBlocks::new(level, x, rows, input));
     let mut tiles = Vec::new();
     for (job, (lent, input)) in jobs.iter_mut().zip(&lent) {
-        let factors = match (lent, &integers) {
-            (Weight::Integers(weight), Some(x)) => Factors::Integers(*weight, x),
-            (Weight::Plain(lent), _) => Factors::Rows(lent.numbers()),
-            (Weight::Panels(all), _) => Factors::Panels(all),
-            (Weight::Widened(weight), _) => Factors::Widened(weight),
-            (Weight::Integers(_), None) => bail!("integers without a row in integers"),
+        let factors = match (lent, &integers, &floats) {
+            (Weight::Integers(weight), Some(x), _) => Factors::Integers(*weight, x),
+            (Weight::Plain(lent), _, Some(x)) => Factors::Rows(lent.numbers(), x),
+            (Weight::Panels(all), _, Some(x)) => Factors::Panels(all, x),
+            (Weight::Widened(weight), _, Some(x)) => Factors::Widened(weight, x),
+            _ => bail!("x is not laid out for this weight"),
         };
         let work = Work {
-            x: Mat::new(x, rows, *input),
+            input: *input,
             factors,
-            bias: job.bias,
         };
         let out = job.into.len().checked_div(rows).unwrap_or_default();
-        for (rows, cols, into) in MatMut::new(job.into, rows, out).tiles(ROWS, COLS) {
+        let enough = 4 * rayon::current_num_threads();
+        let cols = match rows.div_ceil(ROWS) * out.div_ceil(WIDE) {
+            tiles if rows >= dots::MANY && tiles >= enough => WIDE,
+            _ => COLS,
+        };
+        let down = cuts(rows, ROWS, rows_at_once(level));
+        for (rows, cols, into) in MatMut::new(job.into, rows, out).tiles(&down, cols) {
             tiles.push((work, rows, cols, into));
         }
     }
@@ -120,18 +131,17 @@ impl<'a> Weight<'a> {
 /// How a weight meets x.
 #[derive(Clone, Copy)]
 enum Factors<'a> {
-    Rows(Numbers<'a>),
-    Panels(&'a NumberPanels),
+    Rows(Numbers<'a>, &'a RowBlocks),
+    Panels(&'a NumberPanels, &'a RowBlocks),
     /// With x in integers.
     Integers(Integers<'a>, &'a IntegerRows),
-    Widened(&'a Quantised),
+    Widened(&'a Quantised, &'a RowBlocks),
 }
 
 #[derive(Clone, Copy)]
 struct Work<'a> {
-    x: Mat<'a>,
+    input: usize,
     factors: Factors<'a>,
-    bias: Option<&'a [f32]>,
 }
 
 impl Work<'_> {
@@ -142,41 +152,33 @@ impl Work<'_> {
         cols: Range<usize>,
         into: &mut MatMut<'_>,
     ) -> Result<()> {
-        let (x, input) = (self.x.in_rows(rows.clone()), self.x.cols);
+        let input = self.input;
         let part = cols.start * input..cols.end * input;
         // Tiles begin where panels do.
         let panels = cols.start / PANEL * input..cols.end.div_ceil(PANEL) * input;
         match self.factors {
-            Factors::Rows(Numbers::F32(all)) => {
-                dots::tile::<F32>(level, x, Weights::Rows(&all[part]), into);
+            Factors::Rows(Numbers::F32(all), x) => {
+                dots::tile::<F32>(level, x, rows, Weights::Rows(&all[part]), into);
             }
-            Factors::Rows(Numbers::F16(all)) => {
-                dots::tile::<F16>(level, x, Weights::Rows(&all[part]), into);
+            Factors::Rows(Numbers::F16(all), x) => {
+                dots::tile::<F16>(level, x, rows, Weights::Rows(&all[part]), into);
             }
-            Factors::Rows(Numbers::BF16(all)) => {
-                dots::tile::<BF16>(level, x, Weights::Rows(&all[part]), into);
+            Factors::Rows(Numbers::BF16(all), x) => {
+                dots::tile::<BF16>(level, x, rows, Weights::Rows(&all[part]), into);
             }
-            Factors::Panels(NumberPanels::F32(all)) => {
-                dots::tile::<F32>(level, x, Weights::Panels(&all[panels]), into);
+            Factors::Panels(NumberPanels::F32(all), x) => {
+                dots::tile::<F32>(level, x, rows, Weights::Panels(&all[panels]), into);
             }
-            Factors::Panels(NumberPanels::F16(all)) => {
-                dots::tile::<F16>(level, x, Weights::Panels(&all[panels]), into);
+            Factors::Panels(NumberPanels::F16(all), x) => {
+                dots::tile::<F16>(level, x, rows, Weights::Panels(&all[panels]), into);
             }
-            Factors::Panels(NumberPanels::BF16(all)) => {
-                dots::tile::<BF16>(level, x, Weights::Panels(&all[panels]), into);
+            Factors::Panels(NumberPanels::BF16(all), x) => {
+                dots::tile::<BF16>(level, x, rows, Weights::Panels(&all[panels]), into);
             }
-            Factors::Integers(weight, x) => {
-                integers::tile(level, x, rows, weight, cols.clone(), into);
-            }
-            Factors::Widened(weight) => {
-                let numbers = weight.dequantised(cols.clone())?;
-                dots::tile::<F32>(level, x, Weights::Rows(&numbers), into);
-            }
-        }
-        if let Some(bias) = self.bias {
-            for row in 0..into.rows {
-                let numbers = into.row(row).iter_mut().zip(&bias[cols.clone()]);
-                numbers.for_each(|(y, bias)| *y += bias);
+            Factors::Integers(weight, x) => integers::tile(level, x, rows, weight, cols, into),
+            Factors::Widened(weight, x) => {
+                let numbers = weight.dequantised(cols)?;
+                dots::tile::<F32>(level, x, rows, Weights::Rows(&numbers), into);
             }
         }
         Ok(())

@@ -141,10 +141,21 @@ impl<'a> MatMut<'a> {
         }
     }
 
-    /// Cuts the matrix into tiles of at most so many rows and columns, all about alike; with each where it lies.
-    pub(super) fn tiles(self, rows: usize, cols: usize) -> Vec<(Range<usize>, Range<usize>, Self)> {
+    /// Cuts the matrix into tiles of these rows, which follow each other, and at most so many columns, all about alike; with
+    /// each where it lies.
+    pub(super) fn tiles(
+        self,
+        rows: &[Range<usize>],
+        cols: usize,
+    ) -> Vec<(Range<usize>, Range<usize>, Self)> {
         let mut all = Vec::new();
-        for down in cuts(self.rows, rows, 1) {
+        let mut row = 0;
+        for down in rows {
+            assert!(
+                row <= down.start && down.end <= self.rows,
+                "rows of a tile that others have, or outside of the matrix"
+            );
+            row = down.end;
             for across in cuts(self.cols, cols, 64) {
                 let tile = Self {
                     // SAFETY: both ranges lie inside of the matrix.
@@ -271,7 +282,7 @@ mod tests {
     #[test]
     fn tiles_cover_a_matrix_once() {
         let mut numbers = vec![0.0; 7 * 50];
-        for (rows, cols, mut tile) in MatMut::new(&mut numbers, 7, 50).tiles(3, 20) {
+        for (rows, cols, mut tile) in MatMut::new(&mut numbers, 7, 50).tiles(&cuts(7, 3, 1), 20) {
             assert_eq!((rows.len(), cols.len()), (tile.rows, tile.cols));
             for row in 0..tile.rows {
                 tile.row(row).iter_mut().for_each(|x| *x += 1.0);

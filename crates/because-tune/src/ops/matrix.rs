@@ -405,7 +405,8 @@ pub(super) fn make(sums: Vec<Sum<'_>>) -> Result<()> {
             true => (FEW, 64),
             false => tile(sum.into.cols, widened),
         };
-        for (rows, cols, tile) in sum.into.tiles(height, width) {
+        let down = cuts(sum.into.rows, height, 1);
+        for (rows, cols, tile) in sum.into.tiles(&down, width) {
             tiles.push((all.len(), rows, cols, tile));
         }
         all.push(Work {

@@ -1,7 +1,7 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Mat, MatMut};
+use super::gemm::{Mat, MatMut, cuts};
 
 /// `into = factor x a^T` for an `a` of a few rows: `into [n, r]`, `x [n, k]`, `a [r, k]`, all row-major.
 ///
@@ -19,7 +19,8 @@ pub(super) fn narrow_product(into: MatMut<'_>, factor: f32, x: Mat<'_>, a: Mat<'
         a.cols
     );
     let cols = into.cols;
-    into.tiles(128, cols.max(1))
+    let down = cuts(into.rows, 128, 1);
+    into.tiles(&down, cols.max(1))
         .into_par_iter()
         .for_each(|(rows, _, into)| {
             Arch::new().dispatch(Tile {

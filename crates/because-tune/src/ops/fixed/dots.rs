@@ -2,13 +2,17 @@
 //!
 //! A result is the sum over its row in rising order, in parts of [`DEPTH`] that are added up: one number after the other, so
 //! that the lanes of a vector are columns of the result and never meet. Weights are met in panels of [`PANEL`] columns,
-//! number `k` of all columns side by side, which a [`Panels`](super::panels::Panels) holds or a thread makes of rows.
+//! number `k` of all columns side by side, which a [`Panels`](super::panels::Panels) holds or a thread makes of rows; and rows
+//! of x in blocks, number `k` of all rows side by side ([`RowBlocks`]). A step of the innermost loop then reads two arrays of
+//! known length, and all its sums stay in registers.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::Level;
-use crate::ops::gemm::{Mat, MatMut, cuts};
+use crate::ops::gemm::MatMut;
 use crate::ops::simd::{bf16_to_f32, f16_to_f32};
 
 #[cfg(target_arch = "x86_64")]
@@ -18,12 +22,94 @@ mod x86;
 pub(super) const PANEL: usize = 32;
 /// Numbers of a row that are summed before their sum is added to the result: what a panel has of them is half of the
 /// smallest first cache, so that the other half takes in what comes next.
-const DEPTH: usize = 128;
-/// Up to so many rows meet weights of sixteen bits as they are; for more these are widened first, once for all.
-const FEW: usize = 4;
+const DEPTH: usize = 512;
 /// From so many rows on it is x that is to stay in the second cache, and no longer the weight that is read from its beginning
 /// to its end.
-const MANY: usize = 64;
+pub(super) const MANY: usize = 64;
+
+/// Rows that are multiplied at once: as many as there are registers for the sums of two vectors of columns.
+pub(super) fn rows_at_once(level: Level) -> usize {
+    match level {
+        Level::Portable => 4,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => 6,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Vnni => 12,
+    }
+}
+
+thread_local! {
+    static LAID_OUT: RefCell<Vec<f32>> = RefCell::default();
+}
+
+/// Rows of x, `[n, in]`, in blocks of `[in, rows at once]`; the last may have fewer rows.
+pub(super) struct RowBlocks {
+    rows: usize,
+    input: usize,
+    at_once: usize,
+    all: Vec<f32>,
+}
+
+impl RowBlocks {
+    pub(super) fn new(level: Level, x: &[f32], rows: usize, input: usize) -> Self {
+        let at_once = rows_at_once(level);
+        // The memory of the last ones: a page that the system gives is cleared first.
+        let mut all = LAID_OUT.take();
+        all.resize(x.len(), 0.0);
+        if input > 0 {
+            all.par_chunks_mut(at_once * input)
+                .zip(x.par_chunks(at_once * input))
+                .for_each(|(block, x)| beside(x, input, block));
+        }
+        Self {
+            rows,
+            input,
+            at_once,
+            all,
+        }
+    }
+
+    /// The blocks of these rows, of which the first is the first of a block.
+    fn of(&self, rows: Range<usize>) -> impl Iterator<Item = Block<'_>> {
+        rows.clone().step_by(self.at_once).map(move |row| {
+            let count = self.at_once.min(self.rows - row);
+            Block {
+                row: row - rows.start,
+                count,
+                numbers: &self.all[row * self.input..][..count * self.input],
+            }
+        })
+    }
+}
+
+impl Drop for RowBlocks {
+    fn drop(&mut self) {
+        LAID_OUT.set(std::mem::take(&mut self.all));
+    }
+}
+
+/// Puts numbers `k` of some rows side by side.
+fn beside(x: &[f32], input: usize, into: &mut [f32]) {
+    let count = x.len() / input;
+    // A part at a time, so that what is written stays in the first cache until it is whole.
+    for (part, into) in into.chunks_mut(DEPTH * count).enumerate() {
+        for (row, x) in x.chunks_exact(input).enumerate() {
+            let into = into[row..].iter_mut().step_by(count);
+            for (into, &x) in into.zip(&x[part * DEPTH..]) {
+                *into = x;
+            }
+        }
+    }
+}
+
+/// Some rows of x, side by side.
+struct Block<'a> {
+    /// The first of them in the result.
+    row: usize,
+    count: usize,
+    /// `[in, count]`.
+    numbers: &'a [f32],
+}
 
 /// Some columns of a weight.
 #[derive(Clone, Copy)]
@@ -68,10 +154,11 @@ pub(super) trait Register: Copy {
     fn load_bf16(from: &[u16; PANEL], part: usize) -> Self;
     /// `a b + self`, rounded once.
     fn fused(self, a: Self, b: Self) -> Self;
-    fn plus(self, other: Self) -> Self;
     fn store(self, into: &mut [f32; PANEL], part: usize);
     /// Asks memory for what lies there, if anything does.
     fn prefetch<T>(from: *const T);
+    /// The same, as far as the second cache.
+    fn prefetch_far<T>(from: *const T);
 }
 
 pub(super) struct F32;
@@ -166,20 +253,15 @@ impl Register for [f32; 4] {
     }
 
     #[inline(always)]
-    fn plus(self, other: Self) -> Self {
-        std::array::from_fn(
-            #[inline(always)]
-            |lane| self[lane] + other[lane],
-        )
-    }
-
-    #[inline(always)]
     fn store(self, into: &mut [f32; PANEL], part: usize) {
         into[part * 4..][..4].copy_from_slice(&self);
     }
 
     #[inline(always)]
     fn prefetch<T>(_: *const T) {}
+
+    #[inline(always)]
+    fn prefetch_far<T>(_: *const T) {}
 }
 
 thread_local! {
@@ -197,11 +279,12 @@ struct Scratch {
 /// `into = x W^T` for some rows of x and some columns of W, on this thread.
 pub(super) fn tile<N: Number>(
     level: Level,
-    x: Mat<'_>,
+    x: &RowBlocks,
+    rows: Range<usize>,
     weights: Weights<'_, N::Bits>,
     into: &mut MatMut<'_>,
 ) {
-    if x.cols == 0 {
+    if x.input == 0 {
         (0..into.rows).for_each(|row| into.row(row).fill(0.0));
         return;
     }
@@ -210,12 +293,13 @@ pub(super) fn tile<N: Number>(
     scratch.panel.resize(DEPTH, [0.0; PANEL]);
     let tile = Tile::<N> {
         x,
+        rows,
         weights,
         into,
         scratch: &mut scratch,
     };
     match level {
-        Level::Portable => tile.make::<[f32; 4], 4, 4>(level),
+        Level::Portable => tile.make::<[f32; 4], 4>(level),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => x86::avx2(tile),
         #[cfg(target_arch = "x86_64")]
@@ -249,25 +333,27 @@ fn turn<T: Copy>(rows: &[T], input: usize, start: usize, into: &mut [[T; PANEL]]
 
 /// A part of a product, on one thread.
 struct Tile<'a, 'b, N: Number> {
-    x: Mat<'a>,
+    x: &'a RowBlocks,
+    rows: Range<usize>,
     weights: Weights<'a, N::Bits>,
     into: &'a mut MatMut<'b>,
     scratch: &'a mut Scratch,
 }
 
 impl<N: Number> Tile<'_, '_, N> {
-    /// With registers `R`, of which there are enough for `ROWS x REGISTERS` sums, and `ROWS <= 12`.
+    /// With registers `R`, of which there are enough for `REGISTERS` sums of each row of a block.
     #[inline(always)]
-    fn make<R: Register, const ROWS: usize, const REGISTERS: usize>(self, level: Level) {
+    fn make<R: Register, const REGISTERS: usize>(self, level: Level) {
         let Self {
             x,
+            rows,
             weights,
             into,
             scratch,
         } = self;
-        let input = x.cols;
-        let rows = cuts(x.rows, ROWS, 1);
-        let parts = parts(x.rows, input, into.cols);
+        let input = x.input;
+        let blocks = rows.len().div_ceil(x.at_once);
+        let parts = parts(rows.len(), input, into.cols);
         for (index, (panel, depth)) in parts.iter().enumerate() {
             let place = Place {
                 depth: depth.clone(),
@@ -276,7 +362,9 @@ impl<N: Number> Tile<'_, '_, N> {
             let mut ahead = Ahead {
                 from: std::ptr::null(),
                 step: 0,
+                near: blocks == 1,
             };
+            let rows = rows.clone();
             match weights {
                 Weights::Panels(all) => {
                     let laid = &all[panel * input..][depth.clone()];
@@ -286,9 +374,10 @@ impl<N: Number> Tile<'_, '_, N> {
                         panel * input + depth.start
                     });
                     ahead.from = all.as_ptr().wrapping_add(next).cast();
-                    ahead.step = size_of::<[N::Bits; PANEL]>() / rows.len();
-                    if x.rows <= FEW || N::wide(&[]).is_some() {
-                        place.sums::<R, N, ROWS, REGISTERS>(x, &rows, laid, ahead, into);
+                    ahead.step = size_of::<[N::Bits; PANEL]>() / blocks;
+                    // One block meets weights of sixteen bits as they are; for more these are widened first, once for all.
+                    if blocks == 1 || N::wide(&[]).is_some() {
+                        place.sums::<R, N, REGISTERS>(x, rows, laid, ahead, into);
                         continue;
                     }
                     for (into, from) in scratch.panel.iter_mut().zip(laid) {
@@ -304,7 +393,7 @@ impl<N: Number> Tile<'_, '_, N> {
                 }
             }
             let panel = &scratch.panel[..depth.len()];
-            place.sums::<R, F32, ROWS, REGISTERS>(x, &rows, panel, ahead, into);
+            place.sums::<R, F32, REGISTERS>(x, rows, panel, ahead, into);
         }
     }
 }
@@ -376,31 +465,38 @@ struct Place {
 struct Ahead {
     from: *const u8,
     step: usize,
+    /// Whether the first cache has room for it.
+    near: bool,
 }
 
 impl Place {
     #[inline(always)]
-    fn sums<R: Register, N: Number, const ROWS: usize, const REGISTERS: usize>(
+    fn sums<R: Register, N: Number, const REGISTERS: usize>(
         &self,
-        x: Mat<'_>,
-        rows: &[Range<usize>],
+        x: &RowBlocks,
+        rows: Range<usize>,
         panel: &[[N::Bits; PANEL]],
         ahead: Ahead,
         into: &mut MatMut<'_>,
     ) {
-        for (index, rows) in rows.iter().enumerate() {
-            // Each part of the rows asks for its share.
+        for (index, block) in x.of(rows).enumerate() {
+            // Each block asks for its share.
             let ahead = Ahead {
                 from: ahead.from.wrapping_add(index * panel.len() * ahead.step),
                 ..ahead
             };
-            let row = rows.start;
+            let (from, to) = (self.depth.start, self.depth.end);
+            let numbers = &block.numbers[from * block.count..to * block.count];
             macro_rules! with_rows {
                 ($($count:literal)*) => {
-                    match rows.len() {
-                        $($count if $count <= ROWS => {
-                            self.block::<R, N, $count, REGISTERS>(x, row, panel, ahead, into);
-                        })*
+                    match block.count {
+                        $($count => self.block::<R, N, $count, REGISTERS>(
+                            numbers.as_chunks().0,
+                            panel,
+                            ahead,
+                            block.row,
+                            into,
+                        ),)*
                         _ => {}
                     }
                 };
@@ -413,70 +509,57 @@ impl Place {
     #[inline(always)]
     fn block<R: Register, N: Number, const ROWS: usize, const REGISTERS: usize>(
         &self,
-        x: Mat<'_>,
-        row: usize,
+        x: &[[f32; ROWS]],
         panel: &[[N::Bits; PANEL]],
         ahead: Ahead,
+        row: usize,
         into: &mut MatMut<'_>,
     ) {
-        // Slices of one known length, so that the loop checks no bounds.
-        let count = panel.len();
-        let x: [&[f32]; ROWS] = std::array::from_fn(
-            #[inline(always)]
-            |at| &x.row(row + at)[self.depth.clone()][..count],
-        );
         for part in (0..PANEL / R::WIDTH).step_by(REGISTERS) {
             if self.col + part * R::WIDTH >= into.cols {
                 break;
             }
             let mut sums = [[R::zero(); REGISTERS]; ROWS];
-            #[allow(
-                clippy::needless_range_loop,
-                reason = "it walks several slices at once"
-            )]
-            for at in 0..count {
+            let mut next = ahead.from;
+            for (x, weights) in x.iter().zip(panel) {
                 if part == 0 {
-                    let next = ahead.from.wrapping_add(at * ahead.step);
-                    R::prefetch(next);
-                    if ahead.step > 64 {
+                    if ahead.near {
+                        R::prefetch(next);
                         R::prefetch(next.wrapping_add(64));
+                    } else {
+                        R::prefetch_far(next);
                     }
+                    next = next.wrapping_add(ahead.step);
                 }
-                let weights: [R; REGISTERS] = std::array::from_fn(
-                    #[inline(always)]
-                    |index| N::load(&panel[at], part + index),
-                );
-                for (sums, x) in sums.iter_mut().zip(&x) {
-                    let x = R::splat(x[at]);
-                    for (sum, weights) in sums.iter_mut().zip(weights) {
-                        *sum = sum.fused(x, weights);
+                let mut some = [R::zero(); REGISTERS];
+                for (index, weight) in some.iter_mut().enumerate() {
+                    *weight = N::load(weights, part + index);
+                }
+                for row in 0..ROWS {
+                    let x = R::splat(x[row]);
+                    for index in 0..REGISTERS {
+                        sums[row][index] = sums[row][index].fused(x, some[index]);
                     }
                 }
             }
-            for (at, sums) in sums.iter().enumerate() {
+            // By way of memory, in loops of known length: a sum that is looked up is none that stays in its register.
+            let mut made = [[0.0; PANEL]; ROWS];
+            for row in 0..ROWS {
+                for index in 0..REGISTERS {
+                    sums[row][index].store(&mut made[row], part + index);
+                }
+            }
+            let cols = part * R::WIDTH..(part + REGISTERS) * R::WIDTH;
+            for (at, made) in made.iter().enumerate() {
                 let into = &mut into.row(row + at)[self.col..];
-                if let Some(into) = into.first_chunk_mut::<PANEL>() {
-                    self.add(sums, part, into);
+                let cols = cols.start..cols.end.min(into.len());
+                let (into, made) = (&mut into[cols.clone()], &made[cols]);
+                if self.depth.start == 0 {
+                    into.copy_from_slice(made);
                 } else {
-                    let mut some = [0.0; PANEL];
-                    some[..into.len()].copy_from_slice(into);
-                    self.add(sums, part, &mut some);
-                    into.copy_from_slice(&some[..into.len()]);
+                    into.iter_mut().zip(made).for_each(|(y, made)| *y += made);
                 }
             }
-        }
-    }
-
-    #[inline(always)]
-    fn add<R: Register>(&self, sums: &[R], part: usize, into: &mut [f32; PANEL]) {
-        for (index, &sum) in sums.iter().enumerate() {
-            let part = part + index;
-            let sum = if self.depth.start > 0 {
-                R::load(into, part).plus(sum)
-            } else {
-                sum
-            };
-            sum.store(into, part);
         }
     }
 }

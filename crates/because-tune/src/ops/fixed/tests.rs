@@ -90,11 +90,10 @@ fn levels() -> Vec<Level> {
         .collect()
 }
 
-fn made(level: Level, weight: &Matrix, bias: Option<&[f32]>, x: &[f32], rows: usize) -> Vec<f32> {
+fn made(level: Level, weight: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
     let mut into = vec![9.0; rows * weight.dims().unwrap().0];
     let mut jobs = [Linear {
         weight,
-        bias,
         into: &mut into,
     }];
     on(level, x, rows, &mut jobs).unwrap();
@@ -115,18 +114,18 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn results_are_the_sums() {
     for (rows, out, input) in [(1, 1, 1), (3, 7, 33), (13, 130, 1500), (300, 70, 1024)] {
-        let (x, bias) = (wave(rows * input, 0.3), wave(out, 1.1));
+        let x = wave(rows * input, 0.3);
         for weight in weights(out, input) {
             let numbers = weight.values().unwrap();
             for level in levels() {
-                let got = made(level, &weight, Some(&bias), &x, rows);
+                let got = made(level, &weight, &x, rows);
                 for (at, &got) in got.iter().enumerate() {
                     let (row, col) = (at / out, at % out);
                     let terms = (0..input).map(|k| {
                         f64::from(x[row * input + k]) * f64::from(numbers[col * input + k])
                     });
                     let size: f64 = terms.clone().map(f64::abs).sum();
-                    let exact = terms.sum::<f64>() + f64::from(bias[col]);
+                    let exact = terms.sum::<f64>();
                     assert!(
                         (f64::from(got) - exact).abs() <= 4e-7 * (size + 1.0),
                         "{level:?} {rows} {out} {input}: {got} for {exact}"
@@ -149,13 +148,13 @@ proptest! {
     ) {
         let x = wave((rows + seed) * input, 0.3)[seed * input..].to_vec();
         for weight in weights(out, input) {
-            let all = threads(3).install(|| made(Level::here(), &weight, None, &x, rows));
+            let all = threads(3).install(|| made(Level::here(), &weight, &x, rows));
             for level in levels() {
-                let again = threads(1).install(|| made(level, &weight, None, &x, rows));
+                let again = threads(1).install(|| made(level, &weight, &x, rows));
                 prop_assert_eq!(bits(&all), bits(&again));
                 for row in [0, rows / 2, rows - 1] {
                     let x = &x[row * input..][..input];
-                    let alone = made(level, &weight, None, x, 1);
+                    let alone = made(level, &weight, x, 1);
                     prop_assert_eq!(bits(&alone), bits(&all[row * out..][..out]));
                 }
             }
@@ -168,11 +167,11 @@ fn many_rows_are_cut_anywhere() {
     let (rows, out, input) = (600, 9, 1100);
     let x = wave(rows * input, 0.3);
     for weight in weights(out, input) {
-        let all = made(Level::here(), &weight, None, &x, rows);
+        let all = made(Level::here(), &weight, &x, rows);
         for cut in [1, 7, 299, 512] {
             let (first, second) = x.split_at(cut * input);
-            let mut parts = made(Level::here(), &weight, None, first, cut);
-            parts.extend(made(Level::here(), &weight, None, second, rows - cut));
+            let mut parts = made(Level::here(), &weight, first, cut);
+            parts.extend(made(Level::here(), &weight, second, rows - cut));
             assert!(bits(&parts) == bits(&all), "{cut}");
         }
     }
@@ -181,26 +180,17 @@ fn many_rows_are_cut_anywhere() {
 #[test]
 fn jobs_share_x_and_shapes_must_agree() {
     let (one, two) = (&weights(5, 32)[0], &weights(3, 32)[1]);
-    let (x, bias) = (wave(64, 0.3), [1.0; 3]);
+    let x = wave(64, 0.3);
     let (mut a, mut b) = (vec![0.0; 10], vec![0.0; 6]);
-    fn job<'a>(weight: &'a Matrix, bias: Option<&'a [f32]>, into: &'a mut [f32]) -> Linear<'a> {
-        Linear { weight, bias, into }
+    fn job<'a>(weight: &'a Matrix, into: &'a mut [f32]) -> Linear<'a> {
+        Linear { weight, into }
     }
-    linear(
-        &x,
-        2,
-        &mut [
-            job(one, None, &mut a[..]),
-            job(two, Some(&bias[..]), &mut b[..]),
-        ],
-    )
-    .unwrap();
-    assert_eq!(a, made(Level::here(), one, None, &x, 2));
-    assert_eq!(b, made(Level::here(), two, Some(&bias), &x, 2));
-    assert!(linear(&x, 3, &mut [job(one, None, &mut a[..])]).is_err());
-    assert!(linear(&x, 2, &mut [job(one, None, &mut a[..9])]).is_err());
-    assert!(linear(&x, 2, &mut [job(one, Some(&bias), &mut a[..])]).is_err());
-    assert!(linear(&[], 0, &mut [job(one, None, &mut [])]).is_ok());
+    linear(&x, 2, &mut [job(one, &mut a), job(two, &mut b)]).unwrap();
+    assert_eq!(a, made(Level::here(), one, &x, 2));
+    assert_eq!(b, made(Level::here(), two, &x, 2));
+    assert!(linear(&x, 3, &mut [job(one, &mut a)]).is_err());
+    assert!(linear(&x, 2, &mut [job(one, &mut a[..9])]).is_err());
+    assert!(linear(&[], 0, &mut [job(one, &mut [])]).is_ok());
 }
 
 #[test]
@@ -220,7 +210,7 @@ fn quantised_numbers_are_candles() {
         let mut x = vec![0.0; input * input];
         (0..input).for_each(|at| x[at * input + at] = 127.0);
         for level in levels() {
-            let got = made(level, &ours, None, &x, input);
+            let got = made(level, &ours, &x, input);
             for (at, got) in got.iter().enumerate() {
                 let number = numbers[at % out * input + at / out];
                 let close = (got / 127.0 - number).abs() <= 1e-6 * (number.abs() + 1.0);
@@ -240,8 +230,7 @@ fn quantised_products_are_within_the_error_of_rounding_x() {
         let (rows, out, input) = (5, 21, 1024);
         let (ours, theirs) = quantised(kind, out, input);
         let (x, numbers) = (wave(rows * input, 0.3), ours.values().unwrap());
-        let bias = wave(out, 1.1);
-        let got = made(Level::here(), &ours, Some(&bias), &x, rows);
+        let got = made(Level::here(), &ours, &x, rows);
         let row = Tensor::from_slice(&x, (rows, input), &Device::Cpu).unwrap();
         let candles = QMatMul::from_qtensor(theirs)
             .unwrap()
@@ -253,7 +242,7 @@ fn quantised_products_are_within_the_error_of_rounding_x() {
                 &x[at / out * input..][..input],
                 &numbers[at % out * input..][..input],
             );
-            let (mut exact, mut error) = (f64::from(bias[at % out]), 1e-5);
+            let (mut exact, mut error) = (0.0, 1e-5);
             for (x, w) in x.chunks(32).zip(w.chunks(32)) {
                 let top = x.iter().fold(0f32, |top, x| top.max(x.abs()));
                 for (x, w) in x.iter().zip(w) {
@@ -261,7 +250,7 @@ fn quantised_products_are_within_the_error_of_rounding_x() {
                     error += f64::from(w.abs() * top) / 254.0;
                 }
             }
-            let (got, candles) = (f64::from(got[at]), f64::from(candles[at] + bias[at % out]));
+            let (got, candles) = (f64::from(got[at]), f64::from(candles[at]));
             assert!((got - exact).abs() <= error, "{kind:?}: {got} for {exact}");
             // Candle rounds x for as many numbers as its blocks have, and the step to f16.
             assert!(
@@ -286,13 +275,13 @@ proptest! {
             let input = blocks.div_ceil(kind.block_size() / 32) * kind.block_size();
             let x = wave((rows + seed) * input, 0.3)[seed * input..].to_vec();
             let (weight, _) = quantised(kind, out, input);
-            let all = threads(3).install(|| made(Level::here(), &weight, None, &x, rows));
+            let all = threads(3).install(|| made(Level::here(), &weight, &x, rows));
             for level in levels() {
-                let again = threads(1).install(|| made(level, &weight, None, &x, rows));
+                let again = threads(1).install(|| made(level, &weight, &x, rows));
                 prop_assert_eq!(bits(&all), bits(&again));
                 for row in [0, rows / 2, rows - 1] {
                     let x = &x[row * input..][..input];
-                    let alone = made(level, &weight, None, x, 1);
+                    let alone = made(level, &weight, x, 1);
                     prop_assert_eq!(bits(&alone), bits(&all[row * out..][..out]));
                 }
             }
@@ -333,7 +322,7 @@ fn the_largest_integers_do_not_overflow() {
                 let x = vec![sign; 256];
                 let exact: f32 = weight.values().unwrap().iter().sum::<f32>() * sign;
                 for level in levels() {
-                    let got = made(level, &weight, None, &x, 1)[0];
+                    let got = made(level, &weight, &x, 1)[0];
                     let close = (got - exact).abs() <= 1e-4 * (exact.abs() + 1.0);
                     assert!(close, "{kind:?} {byte:x} {level:?}: {got} for {exact}");
                 }
@@ -348,7 +337,7 @@ fn what_is_no_number_stays_none() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut x = wave(128, 0.3);
         x[70] = bad;
-        let got = made(Level::here(), &weight, None, &x, 2);
+        let got = made(Level::here(), &weight, &x, 2);
         assert!(got[..3].iter().all(|y| y.is_finite()) && got[3..].iter().all(|y| y.is_nan()));
     }
 }

@@ -12,7 +12,7 @@ use super::{Number, PANEL, Register, Tile};
 pub(super) fn avx2<N: Number>(tile: Tile<'_, '_, N>) {
     #[target_feature(enable = "avx2,fma,f16c")]
     fn make<N: Number>(tile: Tile<'_, '_, N>) {
-        tile.make::<__m256, 6, 2>(Level::Avx2);
+        tile.make::<__m256, 2>(Level::Avx2);
     }
     // SAFETY: the level was chosen because the machine has these.
     unsafe { make(tile) }
@@ -22,7 +22,7 @@ pub(super) fn avx2<N: Number>(tile: Tile<'_, '_, N>) {
 pub(super) fn avx512<N: Number>(tile: Tile<'_, '_, N>) {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
     fn make<N: Number>(tile: Tile<'_, '_, N>) {
-        tile.make::<__m512, 12, 2>(Level::Avx512);
+        tile.make::<__m512, 2>(Level::Avx512);
     }
     // SAFETY: the level was chosen because the machine has these.
     unsafe { make(tile) }
@@ -124,15 +124,15 @@ impl Register for __m256 {
     }
 
     #[inline(always)]
-    fn plus(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_add_ps(self, other) }
-    }
-
-    #[inline(always)]
     fn prefetch<T>(from: *const T) {
         // SAFETY: it reads nothing, wherever that points.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_far<T>(from: *const T) {
+        // SAFETY: it reads nothing, wherever that points.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
 
     #[inline(always)]
@@ -185,15 +185,15 @@ impl Register for __m512 {
     }
 
     #[inline(always)]
-    fn plus(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_add_ps(self, other) }
-    }
-
-    #[inline(always)]
     fn prefetch<T>(from: *const T) {
         // SAFETY: it reads nothing, wherever that points.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_far<T>(from: *const T) {
+        // SAFETY: it reads nothing, wherever that points.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
 
     #[inline(always)]
