@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::gemm::{MatMut, cuts};
 use super::matrix::{Lent, Matrix, Numbers};
 use super::quantised::{Layout, Quantised};
-use dots::{BF16, F16, F32, PANEL, RowBlocks, Weights, rows_at_once};
+use dots::{BF16, F16, F32, PANEL, RowBlocks, Weights};
 use integers::{IntegerRows, Integers};
 use level::Level;
 use panels::NumberPanels;
@@ -33,9 +33,10 @@ pub(super) use panels::Panels;
 const COLS: usize = 64;
 /// The same where rows are many, and there is work for all threads: each number of x that is fetched then meets more weights.
 const WIDE: usize = 256;
-/// Rows that one thread makes at a time, a multiple of all that are multiplied at once, so that there is work for every thread
-/// where there are few columns.
+/// Rows that one thread makes at a time, so that there is work for every thread where there are few columns.
 const ROWS: usize = 264;
+/// Whatever the machine, so many rows are whole blocks of those that its kernels multiply at once.
+const UNIT: usize = 12;
 
 /// One product of [`linear`]: `into = x W^T`, with `into` `[rows, out]`, row-major.
 pub(crate) struct Linear<'a> {
@@ -69,7 +70,7 @@ fn on(level: Level, x: &[f32], rows: usize, jobs: &mut [Linear<'_>]) -> Result<(
     let integers = lent
         .iter()
         .any(|(weight, _)| is_quantised(weight))
-        .then(|| IntegerRows::new(x, input));
+        .then(|| IntegerRows::new(level, x, rows, input));
     let floats = lent
         .iter()
         .any(|(weight, _)| !is_quantised(weight))
@@ -93,7 +94,7 @@ fn on(level: Level, x: &[f32], rows: usize, jobs: &mut [Linear<'_>]) -> Result<(
             tiles if rows >= dots::MANY && tiles >= enough => WIDE,
             _ => COLS,
         };
-        let down = cuts(rows, ROWS, rows_at_once(level));
+        let down = cuts(rows, ROWS, UNIT);
         for (rows, cols, into) in MatMut::new(job.into, rows, out).tiles(&down, cols) {
             tiles.push((work, rows, cols, into));
         }
@@ -175,7 +176,7 @@ impl Work<'_> {
             Factors::Panels(NumberPanels::BF16(all), x) => {
                 dots::tile::<BF16>(level, x, rows, Weights::Panels(&all[panels]), into);
             }
-            Factors::Integers(weight, x) => integers::tile(level, x, rows, weight, cols, into),
+            Factors::Integers(weight, x) => integers::tile(level, x, &rows, weight, cols, into),
             Factors::Widened(weight, x) => {
                 let numbers = weight.dequantised(cols)?;
                 dots::tile::<F32>(level, x, rows, Weights::Rows(&numbers), into);

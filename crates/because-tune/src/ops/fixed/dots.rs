@@ -20,15 +20,19 @@ mod x86;
 
 /// Columns of the result that lie side by side.
 pub(super) const PANEL: usize = 32;
-/// Numbers of a row that are summed before their sum is added to the result: what a panel has of them is half of the
-/// smallest first cache, so that the other half takes in what comes next.
+/// Numbers of a row that are summed before their sum is added to the result: what a panel has of them comes from the second
+/// cache for every block of rows, and longer parts would leave less of that to x.
 const DEPTH: usize = 512;
+/// Numbers of a row that are turned at once, so that what is written stays in the first cache until it is whole.
+const TURNED: usize = 128;
+/// How many bytes of a weight before they are needed memory is asked for them.
+const AHEAD: usize = 4096;
 /// From so many rows on it is x that is to stay in the second cache, and no longer the weight that is read from its beginning
 /// to its end.
 pub(super) const MANY: usize = 64;
 
 /// Rows that are multiplied at once: as many as there are registers for the sums of two vectors of columns.
-pub(super) fn rows_at_once(level: Level) -> usize {
+fn rows_at_once(level: Level) -> usize {
     match level {
         Level::Portable => 4,
         #[cfg(target_arch = "x86_64")]
@@ -91,11 +95,10 @@ impl Drop for RowBlocks {
 /// Puts numbers `k` of some rows side by side.
 fn beside(x: &[f32], input: usize, into: &mut [f32]) {
     let count = x.len() / input;
-    // A part at a time, so that what is written stays in the first cache until it is whole.
-    for (part, into) in into.chunks_mut(DEPTH * count).enumerate() {
+    for (part, into) in into.chunks_mut(TURNED * count).enumerate() {
         for (row, x) in x.chunks_exact(input).enumerate() {
             let into = into[row..].iter_mut().step_by(count);
-            for (into, &x) in into.zip(&x[part * DEPTH..]) {
+            for (into, &x) in into.zip(&x[part * TURNED..]) {
                 *into = x;
             }
         }
@@ -310,9 +313,8 @@ pub(super) fn tile<N: Number>(
 
 /// Lays out the rows of a panel, `[PANEL or fewer, in]`; what is missing of them stays as it is.
 pub(super) fn lay_out<N: Number>(rows: &[N::Bits], input: usize, panel: &mut [[N::Bits; PANEL]]) {
-    // A part at a time, so that what is written stays in the first cache until it is whole.
-    for at in (0..input).step_by(DEPTH) {
-        let depth = at..input.min(at + DEPTH);
+    for at in (0..input).step_by(TURNED) {
+        let depth = at..input.min(at + TURNED);
         N::turn(
             Level::here(),
             rows,
@@ -362,19 +364,31 @@ impl<N: Number> Tile<'_, '_, N> {
             let mut ahead = Ahead {
                 from: std::ptr::null(),
                 step: 0,
-                near: blocks == 1,
+                near: false,
             };
             let rows = rows.clone();
             match weights {
                 Weights::Panels(all) => {
                     let laid = &all[panel * input..][depth.clone()];
-                    // After the last part of a tile comes another tile's first, as a rule.
-                    let next = parts.get(index + 1);
-                    let next = next.map_or((panel + 1) * input, |(panel, depth)| {
-                        panel * input + depth.start
-                    });
-                    ahead.from = all.as_ptr().wrapping_add(next).cast();
-                    ahead.step = size_of::<[N::Bits; PANEL]>() / blocks;
+                    let step = size_of::<[N::Bits; PANEL]>();
+                    ahead = if blocks == 1 {
+                        Ahead {
+                            from: laid.as_ptr().cast::<u8>().wrapping_add(AHEAD),
+                            step,
+                            near: true,
+                        }
+                    } else {
+                        // After the last part of a tile comes another tile's first, as a rule.
+                        let next = parts.get(index + 1);
+                        let next = next.map_or((panel + 1) * input, |(panel, depth)| {
+                            panel * input + depth.start
+                        });
+                        Ahead {
+                            from: all.as_ptr().wrapping_add(next).cast(),
+                            step: step / blocks,
+                            near: false,
+                        }
+                    };
                     // One block meets weights of sixteen bits as they are; for more these are widened first, once for all.
                     if blocks == 1 || N::wide(&[]).is_some() {
                         place.sums::<R, N, REGISTERS>(x, rows, laid, ahead, into);

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::Level;
 use super::panels::Store;
-use crate::ops::gemm::{MatMut, cuts};
+use crate::ops::gemm::MatMut;
 use crate::ops::quantised::{Layout, Quantised, Unpacked};
 use crate::ops::simd::vectorized;
 
@@ -26,10 +26,25 @@ const PANEL: usize = 16;
 /// Four numbers of each weight of a panel, as the instructions want them.
 type Quad = [u8; 4 * PANEL];
 
-/// Rows in integers.
+/// How many bytes of a weight before they are needed memory is asked for them.
+const AHEAD: usize = 4096;
+
+/// Rows that are multiplied at once: as many as there are registers for their sums.
+fn rows_at_once(level: Level) -> usize {
+    match level {
+        Level::Portable => 1,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => 4,
+        #[cfg(target_arch = "x86_64")]
+        Level::Vnni => 12,
+    }
+}
+
+/// Rows in integers, `[n, in]`, so many at once beside each other: `[in / BLOCK, rows at once]`; the last may be fewer.
 pub(super) struct IntegerRows {
+    rows: usize,
     blocks: usize,
-    /// `[rows, blocks]`.
+    at_once: usize,
     all: Vec<Block>,
 }
 
@@ -43,34 +58,56 @@ struct Block {
 
 impl IntegerRows {
     /// Rounds each number to the nearest of its block's 255 steps. A block with a number that is not finite is not a number.
-    pub(super) fn new(x: &[f32], input: usize) -> Self {
+    pub(super) fn new(level: Level, x: &[f32], rows: usize, input: usize) -> Self {
+        let (at_once, blocks) = (rows_at_once(level), input / BLOCK);
         let empty = Block {
             quants: [[0; 16]; 2],
             scale: 0.0,
             sums: [0; 2],
         };
-        let mut all = vec![empty; x.len() / BLOCK];
+        let mut all = vec![empty; rows * blocks];
         // Pieces large enough to be worth a thread.
         const PIECE: usize = 512;
-        let pieces = all.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE * BLOCK));
-        pieces.for_each(|(all, x)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (block, x) in all.iter_mut().zip(x.as_chunks::<BLOCK>().0) {
-                        *block = Block::new(x);
-                    }
-                },
-            );
-        });
+        if blocks > 0 {
+            let groups = all.par_chunks_mut(at_once * blocks).enumerate();
+            groups.for_each(|(group, all)| {
+                let count = all.len() / blocks;
+                let x = &x[group * at_once * input..][..count * input];
+                let some = PIECE.div_ceil(count);
+                let pieces = all.par_chunks_mut(some * count).enumerate();
+                pieces.for_each(|(piece, all)| {
+                    let from = piece * some * BLOCK;
+                    vectorized(
+                        #[inline(always)]
+                        || {
+                            for (row, x) in x.chunks_exact(input).enumerate() {
+                                let x = x[from..].as_chunks::<BLOCK>().0;
+                                let all = all[row..].iter_mut().step_by(count);
+                                all.zip(x).for_each(
+                                    #[inline(always)]
+                                    |(block, x)| *block = Block::new(x),
+                                );
+                            }
+                        },
+                    );
+                });
+            });
+        }
         Self {
-            blocks: input / BLOCK,
+            rows,
+            blocks,
+            at_once,
             all,
         }
     }
 
-    fn row(&self, row: usize) -> &[Block] {
-        &self.all[row * self.blocks..][..self.blocks]
+    /// Where each group of these rows begins among them, how many it has, and its blocks. The first is the first of a group.
+    fn of(&self, rows: &Range<usize>) -> impl Iterator<Item = (usize, usize, &[Block])> {
+        rows.clone().step_by(self.at_once).map(|row| {
+            let count = self.at_once.min(self.rows - row);
+            let all = &self.all[row * self.blocks..][..count * self.blocks];
+            (row - rows.start, count, all)
+        })
     }
 }
 
@@ -240,7 +277,7 @@ pub(super) enum Integers<'a> {
 pub(super) fn tile(
     level: Level,
     x: &IntegerRows,
-    rows: Range<usize>,
+    rows: &Range<usize>,
     weight: Integers<'_>,
     cols: Range<usize>,
     into: &mut MatMut<'_>,
@@ -255,7 +292,7 @@ pub(super) fn tile(
         };
         let work = Work {
             x,
-            rows: rows.clone(),
+            rows,
             panel,
             layout,
             at: col - cols.start,
@@ -263,7 +300,7 @@ pub(super) fn tile(
             into,
         };
         match level {
-            Level::Portable => work.make::<[i32; 4], 1>(),
+            Level::Portable => work.make::<[i32; 4]>(),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 | Level::Avx512 => x86::avx2(work),
             #[cfg(target_arch = "x86_64")]
@@ -357,10 +394,17 @@ trait Register: Copy {
     type Floats: Copy;
 
     fn splat(value: i32) -> Self;
-    /// Adds the products of sixteen numbers of a row with those of weights `part * WIDTH..`, which have `BITS` bits.
+    /// Adds to the sums of some rows the products of sixteen numbers of each with those of weights `part * WIDTH..`, which have
+    /// `BITS` bits.
     ///
     /// For `BITS` of 8 the weights are counted from -128: products are those with `w - 128`.
-    fn add<const BITS: u32>(self, weights: &[Quad; 4], x: &[i8; 16], part: usize) -> Self;
+    fn add<const BITS: u32, const ROWS: usize>(
+        sums: &mut [Self; ROWS],
+        weights: &[Quad; 4],
+        x: &[Block; ROWS],
+        half: usize,
+        part: usize,
+    );
     /// Whether [`Register::add`] takes 128 off each weight of eight bits itself.
     const SIGNED: bool;
 
@@ -378,12 +422,14 @@ trait Register: Copy {
     fn store(sums: Self::Floats, into: &mut [f32; PANEL], part: usize);
     /// Asks memory for what lies there, if anything does.
     fn prefetch<T>(from: *const T);
+    /// The same, as far as the second cache.
+    fn prefetch_far<T>(from: *const T);
 }
 
 /// The product of some rows with a panel.
 struct Work<'a, 'b> {
     x: &'a IntegerRows,
-    rows: Range<usize>,
+    rows: &'a Range<usize>,
     panel: Panel<'a>,
     layout: Layout,
     /// Where the panel's columns begin in the result, and how many there are.
@@ -393,106 +439,143 @@ struct Work<'a, 'b> {
 }
 
 impl Work<'_, '_> {
-    /// With registers for the sums of `ROWS <= 6` rows.
     #[inline(always)]
-    fn make<R: Register, const ROWS: usize>(self) {
-        match (self.layout.bits, self.layout.group, self.layout.mins) {
-            (4, _, false) => self.typed::<R, ROWS, 4, false>(),
-            (4, _, true) => self.typed::<R, ROWS, 4, true>(),
-            (5, _, false) => self.typed::<R, ROWS, 5, false>(),
-            (5, _, true) => self.typed::<R, ROWS, 5, true>(),
-            (6, ..) => self.typed::<R, ROWS, 6, false>(),
-            _ => self.typed::<R, ROWS, 8, false>(),
+    fn make<R: Register>(self) {
+        match (self.layout.bits, self.layout.mins) {
+            (4, false) => self.typed::<R, 4, false>(),
+            (4, true) => self.typed::<R, 4, true>(),
+            (5, false) => self.typed::<R, 5, false>(),
+            (5, true) => self.typed::<R, 5, true>(),
+            (6, _) => self.typed::<R, 6, false>(),
+            _ => self.typed::<R, 8, false>(),
         }
     }
 
     #[inline(always)]
-    fn typed<R: Register, const ROWS: usize, const BITS: u32, const MINS: bool>(mut self) {
-        let rows = cuts(self.rows.len(), ROWS, 1);
-        // Each part of the rows asks memory for its share of the next panel, a line or a few with each block.
-        let blocks = self.x.blocks.max(1);
-        let lines = match self.panel.next.is_null() {
-            true => 0,
-            false => (self.panel.quads.len() / blocks).div_ceil(rows.len().max(1)),
+    fn typed<R: Register, const BITS: u32, const MINS: bool>(mut self) {
+        let groups = self.rows.len().div_ceil(self.x.at_once);
+        let ahead = match (self.panel.next.is_null(), groups) {
+            (true, _) => Ahead::NOTHING,
+            // What is next is near.
+            (_, 1) => Ahead {
+                from: self.panel.quads.as_ptr().cast::<u8>().wrapping_add(AHEAD),
+                lines: BLOCK / 4,
+                near: true,
+            },
+            // Each group asks for its share of the next panel.
+            _ => Ahead {
+                from: self.panel.next.cast(),
+                lines: (BLOCK / 4).div_ceil(groups),
+                near: false,
+            },
         };
-        for (index, rows) in rows.iter().enumerate() {
-            let next = self.panel.next.wrapping_add(index * lines * blocks);
+        let x = self.x;
+        for (index, (row, count, all)) in x.of(self.rows).enumerate() {
+            let ahead = Ahead {
+                from: ahead.from.wrapping_add(index * ahead.lines * x.blocks * LINE),
+                ..ahead
+            };
             macro_rules! with_rows {
                 ($($count:literal)*) => {
-                    match rows.len() {
-                        $($count if $count <= ROWS => {
-                            self.block::<R, $count, BITS, MINS>(rows.start, next, lines);
+                    match count {
+                        $($count => {
+                            self.group::<R, $count, BITS, MINS>(all.as_chunks().0, row, ahead);
                         })*
                         _ => {}
                     }
                 };
             }
-            with_rows!(1 2 3 4 5 6 7 8);
+            with_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
         }
     }
 
+    /// The results of some rows that lie beside each other.
     #[inline(always)]
-    fn block<R: Register, const ROWS: usize, const BITS: u32, const MINS: bool>(
+    fn group<R: Register, const ROWS: usize, const BITS: u32, const MINS: bool>(
         &mut self,
+        x: &[[Block; ROWS]],
         row: usize,
-        next: *const Quad,
-        lines: usize,
+        ahead: Ahead,
     ) {
-        let blocks = self.x.blocks;
-        let x: [&[Block]; ROWS] = std::array::from_fn(
-            #[inline(always)]
-            |at| &self.x.row(self.rows.start + row + at)[..blocks],
-        );
+        let blocks = x.len();
         let quads = &self.panel.quads.as_chunks::<4>().0.as_chunks::<2>().0[..blocks];
         let per_block = if BITS == 6 { 2 } else { 1 };
         let scales = &self.panel.scales[..blocks * per_block];
         let mins = &self.panel.mins[..if MINS { blocks } else { 0 }];
         let offset = match BITS {
             8 if R::SIGNED => 0,
-            8 => 128,
             _ => self.layout.offset,
         };
         let mut done = [[0.0; PANEL]; ROWS];
         for part in 0..PANEL / R::WIDTH {
             let mut sums = [R::zero(); ROWS];
-            for at in 0..blocks {
+            let mut next = ahead.from;
+            for (at, (x, quads)) in x.iter().zip(quads).enumerate() {
                 if part == 0 {
-                    for line in at * lines..(at + 1) * lines {
-                        R::prefetch(next.wrapping_add(line));
+                    for _ in 0..ahead.lines {
+                        match ahead.near {
+                            true => R::prefetch(next),
+                            false => R::prefetch_far(next),
+                        }
+                        next = next.wrapping_add(LINE);
                     }
                 }
+                let mut ints = [R::splat(0); ROWS];
                 if BITS == 6 {
                     for half in 0..2 {
-                        let scales = &scales[at * 2 + half];
-                        for (sum, x) in sums.iter_mut().zip(&x) {
-                            let x = &x[at];
-                            let ints = R::splat(-offset * x.sums[half]);
-                            let ints = ints.add::<BITS>(&quads[at][half], &x.quants[half], part);
-                            *sum = ints.scaled(*sum, scales, x.scale, part);
+                        for row in 0..ROWS {
+                            ints[row] = R::splat(-offset * x[row].sums[half]);
+                        }
+                        R::add::<BITS, ROWS>(&mut ints, &quads[half], x, half, part);
+                        for row in 0..ROWS {
+                            let scales = &scales[at * 2 + half];
+                            sums[row] = ints[row].scaled(sums[row], scales, x[row].scale, part);
                         }
                     }
                     continue;
                 }
-                for (sum, x) in sums.iter_mut().zip(&x) {
-                    let x = &x[at];
-                    let total = x.sums[0] + x.sums[1];
-                    let ints = R::splat(-offset * total);
-                    let ints = ints.add::<BITS>(&quads[at][0], &x.quants[0], part);
-                    let ints = ints.add::<BITS>(&quads[at][1], &x.quants[1], part);
-                    *sum = ints.scaled(*sum, &scales[at], x.scale, part);
+                for row in 0..ROWS {
+                    ints[row] = R::splat(-offset * (x[row].sums[0] + x[row].sums[1]));
+                }
+                R::add::<BITS, ROWS>(&mut ints, &quads[0], x, 0, part);
+                R::add::<BITS, ROWS>(&mut ints, &quads[1], x, 1, part);
+                for row in 0..ROWS {
+                    sums[row] = ints[row].scaled(sums[row], &scales[at], x[row].scale, part);
                     if MINS {
-                        *sum = R::fused(*sum, &mins[at], x.scale * total as f32, part);
+                        let total = x[row].sums[0] + x[row].sums[1];
+                        sums[row] =
+                            R::fused(sums[row], &mins[at], x[row].scale * total as f32, part);
                     }
                 }
             }
-            for (done, sums) in done.iter_mut().zip(sums) {
-                R::store(sums, done, part);
+            for row in 0..ROWS {
+                R::store(sums[row], &mut done[row], part);
             }
         }
         for (at, done) in done.iter().enumerate() {
             self.into.row(row + at)[self.at..][..self.count].copy_from_slice(&done[..self.count]);
         }
     }
+}
+
+/// Bytes that memory gives at once.
+const LINE: usize = 64;
+
+/// What memory is asked for while something else is computed: so many lines with each block.
+#[derive(Clone, Copy)]
+struct Ahead {
+    from: *const u8,
+    lines: usize,
+    /// Whether the first cache has room for it.
+    near: bool,
+}
+
+impl Ahead {
+    const NOTHING: Self = Self {
+        from: std::ptr::null(),
+        lines: 0,
+        near: false,
+    };
 }
 
 impl Register for [i32; 4] {
@@ -506,16 +589,23 @@ impl Register for [i32; 4] {
     }
 
     #[inline(always)]
-    fn add<const BITS: u32>(mut self, weights: &[Quad; 4], x: &[i8; 16], part: usize) -> Self {
-        for (quad, x) in weights.iter().zip(x.as_chunks::<4>().0) {
-            let quad = quad[part * 16..][..16].as_chunks::<4>().0;
-            for (sum, weights) in self.iter_mut().zip(quad) {
-                for (&weight, &x) in weights.iter().zip(x) {
-                    *sum += i32::from(weight) * i32::from(x);
+    fn add<const BITS: u32, const ROWS: usize>(
+        sums: &mut [Self; ROWS],
+        weights: &[Quad; 4],
+        x: &[Block; ROWS],
+        half: usize,
+        part: usize,
+    ) {
+        for (sums, x) in sums.iter_mut().zip(x) {
+            for (quad, x) in weights.iter().zip(x.quants[half].as_chunks::<4>().0) {
+                let quad = quad[part * 16..][..16].as_chunks::<4>().0;
+                for (sum, weights) in sums.iter_mut().zip(quad) {
+                    for (&weight, &x) in weights.iter().zip(x) {
+                        *sum += i32::from(weight) * i32::from(x);
+                    }
                 }
             }
         }
-        self
     }
 
     #[inline(always)]
@@ -546,4 +636,7 @@ impl Register for [i32; 4] {
 
     #[inline(always)]
     fn prefetch<T>(_: *const T) {}
+
+    #[inline(always)]
+    fn prefetch_far<T>(_: *const T) {}
 }

@@ -5,13 +5,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{PANEL, Quad, Register, Work};
+use super::{Block, PANEL, Quad, Register, Work};
 
 /// Must be called on a machine with AVX2 and FMA, which [`super::Level`] asks for.
 pub(super) fn avx2(work: Work<'_, '_>) {
     #[target_feature(enable = "avx2,fma")]
     fn make(work: Work<'_, '_>) {
-        work.make::<__m256i, 4>();
+        work.make::<__m256i>();
     }
     // SAFETY: the level was chosen because the machine has these.
     unsafe { make(work) }
@@ -21,7 +21,7 @@ pub(super) fn avx2(work: Work<'_, '_>) {
 pub(super) fn vnni(work: Work<'_, '_>) {
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
     fn make(work: Work<'_, '_>) {
-        work.make::<__m512i, 6>();
+        work.make::<__m512i>();
     }
     // SAFETY: the level was chosen because the machine has these.
     unsafe { make(work) }
@@ -73,6 +73,41 @@ unsafe fn transpose_eights(rows: *const u8, input: usize, quads: *mut u8) {
     }
 }
 
+/// The sums of the products of sixteen numbers with each of eight weights. Must be called on a machine with AVX2, from a
+/// function that is compiled for it.
+#[inline(always)]
+fn products<const BITS: u32>(weights: &[Quad; 4], x: &[i8; 16], part: usize) -> __m256i {
+    // SAFETY: as below.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let load = |at: usize| _mm256_loadu_si256(weights[at][part * 32..][..32].as_ptr().cast());
+        let x = |at: usize| _mm256_set1_epi32(quad_of(x, at));
+        if BITS == 8 {
+            // Both factors are signed: the sign of the weight goes to x. Pairs reach 2 * 128 * 127, within 16 bits.
+            let product = |at: usize| {
+                let weight = _mm256_xor_si256(load(at), _mm256_set1_epi8(-128));
+                let signed = _mm256_sign_epi8(x(at), weight);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), signed);
+                _mm256_madd_epi16(pairs, ones)
+            };
+            let first = _mm256_add_epi32(product(0), product(1));
+            let second = _mm256_add_epi32(product(2), product(3));
+            return _mm256_add_epi32(first, second);
+        }
+        let pairs = |at: usize| _mm256_maddubs_epi16(load(at), x(at));
+        let first = _mm256_add_epi16(pairs(0), pairs(1));
+        let second = _mm256_add_epi16(pairs(2), pairs(3));
+        if BITS == 6 {
+            // Two pairs reach 4 * 63 * 127 = 32004, more do not fit 16 bits.
+            let first = _mm256_madd_epi16(first, ones);
+            let second = _mm256_madd_epi16(second, ones);
+            return _mm256_add_epi32(first, second);
+        }
+        // Four pairs of five bits reach 8 * 31 * 127 = 31496.
+        _mm256_madd_epi16(_mm256_add_epi16(first, second), ones)
+    }
+}
+
 #[inline(always)]
 fn quad_of(x: &[i8; 16], at: usize) -> i32 {
     let x = &x[at * 4..][..4];
@@ -93,37 +128,17 @@ impl Register for __m256i {
     }
 
     #[inline(always)]
-    fn add<const BITS: u32>(self, weights: &[Quad; 4], x: &[i8; 16], part: usize) -> Self {
-        // SAFETY: as above.
-        unsafe {
-            let ones = _mm256_set1_epi16(1);
-            let load =
-                |at: usize| _mm256_loadu_si256(weights[at][part * 32..][..32].as_ptr().cast());
-            let x = |at: usize| _mm256_set1_epi32(quad_of(x, at));
-            if BITS == 8 {
-                // Both factors are signed: the sign of the weight goes to x. Pairs reach 2 * 128 * 127, within 16 bits.
-                let product = |at: usize| {
-                    let weight = _mm256_xor_si256(load(at), _mm256_set1_epi8(-128));
-                    let signed = _mm256_sign_epi8(x(at), weight);
-                    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), signed);
-                    _mm256_madd_epi16(pairs, ones)
-                };
-                let first = _mm256_add_epi32(product(0), product(1));
-                let second = _mm256_add_epi32(product(2), product(3));
-                return _mm256_add_epi32(self, _mm256_add_epi32(first, second));
-            }
-            let pairs = |at: usize| _mm256_maddubs_epi16(load(at), x(at));
-            let first = _mm256_add_epi16(pairs(0), pairs(1));
-            let second = _mm256_add_epi16(pairs(2), pairs(3));
-            if BITS == 6 {
-                // Two pairs reach 4 * 63 * 127 = 32004, more do not fit 16 bits.
-                let first = _mm256_madd_epi16(first, ones);
-                let second = _mm256_madd_epi16(second, ones);
-                return _mm256_add_epi32(self, _mm256_add_epi32(first, second));
-            }
-            // Four pairs of five bits reach 8 * 31 * 127 = 31496.
-            let all = _mm256_add_epi16(first, second);
-            _mm256_add_epi32(self, _mm256_madd_epi16(all, ones))
+    fn add<const BITS: u32, const ROWS: usize>(
+        sums: &mut [Self; ROWS],
+        weights: &[Quad; 4],
+        x: &[Block; ROWS],
+        half: usize,
+        part: usize,
+    ) {
+        for row in 0..ROWS {
+            let more = products::<BITS>(weights, &x[row].quants[half], part);
+            // SAFETY: as above.
+            sums[row] = unsafe { _mm256_add_epi32(sums[row], more) };
         }
     }
 
@@ -163,6 +178,12 @@ impl Register for __m256i {
         // SAFETY: it reads nothing, wherever that points.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
     }
+
+    #[inline(always)]
+    fn prefetch_far<T>(from: *const T) {
+        // SAFETY: it reads nothing, wherever that points.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
 }
 
 impl Register for __m512i {
@@ -177,15 +198,23 @@ impl Register for __m512i {
     }
 
     #[inline(always)]
-    fn add<const BITS: u32>(mut self, weights: &[Quad; 4], x: &[i8; 16], _: usize) -> Self {
+    fn add<const BITS: u32, const ROWS: usize>(
+        sums: &mut [Self; ROWS],
+        weights: &[Quad; 4],
+        x: &[Block; ROWS],
+        half: usize,
+        _: usize,
+    ) {
         for (at, quad) in weights.iter().enumerate() {
             // SAFETY: as above.
-            self = unsafe {
+            unsafe {
                 let quad = _mm512_loadu_si512(quad.as_ptr().cast());
-                _mm512_dpbusd_epi32(self, quad, _mm512_set1_epi32(quad_of(x, at)))
-            };
+                for row in 0..ROWS {
+                    let x = _mm512_set1_epi32(quad_of(&x[row].quants[half], at));
+                    sums[row] = _mm512_dpbusd_epi32(sums[row], quad, x);
+                }
+            }
         }
-        self
     }
 
     #[inline(always)]
@@ -219,5 +248,11 @@ impl Register for __m512i {
     fn prefetch<T>(from: *const T) {
         // SAFETY: it reads nothing, wherever that points.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_far<T>(from: *const T) {
+        // SAFETY: it reads nothing, wherever that points.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
 }
