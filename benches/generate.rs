@@ -6,6 +6,10 @@
 //! RAYON_NUM_THREADS=2 cargo bench -p because-benches --bench generate -- --base target/peers/0.5b
 //! # beside transformers, in turns, two threads each:
 //! RAYON_NUM_THREADS=2 cargo bench -p because-benches --bench generate -- --base target/peers/0.5b --peers python3
+//! # a GGUF file of it, beside transformers with the folder and beside llama.cpp's server with the file:
+//! because merge --base target/peers/0.5b --out target/peers/0.5b-q8_0.gguf --type q8_0
+//! RAYON_NUM_THREADS=2 cargo bench -p because-benches --bench generate -- --base target/peers/0.5b-q8_0.gguf \
+//!     --peers python3 --peer-base target/peers/0.5b --llama python3
 //! # 100 users x 10 items, with the prefix cache and without:
 //! RAYON_NUM_THREADS=2 cargo bench -p because-benches --bench generate -- --base target/peers/small --shared
 //! ```
@@ -69,8 +73,11 @@ fn main() {
         println!("--base FOLDER is needed; see the head of benches/generate.rs");
         return;
     };
-    let config = because::tune::QwenConfig::read(&Path::new(&base).join("config.json")).unwrap();
-    let mut draw = Draw(7, config.vocab_size as u64);
+    let vocabulary = TunedModel::load(Path::new(&base), None)
+        .unwrap()
+        .config()
+        .vocab_size;
+    let mut draw = Draw(7, vocabulary as u64);
     if std::env::args().any(|argument| argument == "--shared") {
         shared(&base, &mut draw);
     } else {
@@ -82,31 +89,33 @@ fn main() {
 fn rows(base: &str, draw: &mut Draw) {
     let (prompt, answer) = (number("--prompt", 300), number("--answer", 60));
     let counts = option("--rows").unwrap_or("1,8,32".into());
-    let peer = option("--peers");
+    let peer_base = option("--peer-base").unwrap_or(base.to_owned());
+    let peers = [
+        ("transformers", "generate.py", option("--peers"), &*peer_base),
+        ("llama.cpp", "llama_server.py", option("--llama"), base),
+    ];
     println!(
         "| rows | program | first token | prompts read | tokens/s | decoding tokens/s | peak memory | same tokens |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     for count in counts.split(',').map(|count| count.parse().unwrap()) {
-        let work = Work {
+        let mut work = Work {
             base: base.to_owned(),
             prompts: (0..count).map(|_| draw.tokens(prompt)).collect(),
             answer,
             prefix_cache: true,
         };
         let ours = Measured::of(&work, None);
-        let peer = peer
-            .as_ref()
-            .map(|python| Measured::of(&work, Some(python)));
-        let same = peer.as_ref().map_or(String::new(), |peer| {
+        ours.print(&format!("{count} | because"), "");
+        for (name, script, python, base) in &peers {
+            let Some(python) = python else { continue };
+            work.base = (*base).to_owned();
+            let peer = Measured::of(&work, Some((python, script)));
             let pairs = ours.ids.iter().zip(&peer.ids).filter(|(a, b)| a == b);
-            format!("{} of {count} rows", pairs.count())
-        });
-        ours.print(&format!("{count} | because"), &same);
-        if let Some(peer) = peer {
-            peer.print(&format!("{count} | transformers"), "");
+            let same = format!("{} of {count} rows", pairs.count());
+            peer.print(&format!("{count} | {name}"), &same);
             println!(
-                "| {count} | ratio | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | |",
+                "| {count} | ratio to {name} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | |",
                 peer.first_token_seconds / ours.first_token_seconds,
                 peer.prompts_seconds / ours.prompts_seconds,
                 peer.seconds / ours.seconds,
@@ -157,17 +166,19 @@ fn shared(base: &str, draw: &mut Draw) {
 }
 
 impl Measured {
-    fn of(work: &Work, python: Option<&String>) -> Self {
+    fn of(work: &Work, peer: Option<(&String, &str)>) -> Self {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), serde_json::to_vec(work).unwrap()).unwrap();
-        let mut command = match python {
+        let mut command = match peer {
             None => {
                 let mut command = Command::new(std::env::current_exe().unwrap());
                 command.arg("--measure");
                 command
             }
-            Some(python) => {
-                let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/generate.py");
+            Some((python, script)) => {
+                let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join("peers")
+                    .join(script);
                 let mut command = Command::new(python);
                 command.arg(script);
                 command
