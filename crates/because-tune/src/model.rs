@@ -224,22 +224,35 @@ impl Qwen {
         }
     }
 
-    /// Lays the weights out for generation, if they and `beside` bytes more fit the memory that is free.
+    /// Lays the weights out for generation, if they and `beside` bytes more fit the memory that is free; where the system does
+    /// not say how much that is, if they take no more than a small model does. What is not laid out is used where it lies.
+    #[allow(unsafe_code, reason = "the weights of a model lie in maps of files")]
     pub(crate) fn lay_out(&self, beside: u64) -> Result<()> {
+        const SMALL: u64 = 4 << 30;
         let projections = self.layers.iter().flat_map(|layer| &layer.groups);
         let weights = projections
             .flat_map(|group| &group.all)
             .map(|projection| &projection.weight)
             .chain([&self.head]);
-        let mut bytes = beside;
+        let mut bytes: u64 = 0;
         for weight in weights.clone() {
             bytes = bytes.saturating_add(weight.laid_out_bytes()?);
         }
-        if memory::available().is_some_and(|free| free < bytes) {
+        let fits = match memory::available() {
+            Some(free) => bytes.saturating_add(beside) <= free,
+            None => bytes <= SMALL,
+        };
+        if !fits {
+            tracing::info!(bytes, beside, "weights are used where they lie: memory is short");
             return Ok(());
         }
         for weight in weights {
-            weight.lay_out()?;
+            if let Err(error) = weight.lay_out() {
+                tracing::warn!("weights are used where they lie: {error}");
+                return Ok(());
+            }
+            // SAFETY: what a model opens are files, of which all maps are.
+            unsafe { weight.give_back() };
         }
         Ok(())
     }

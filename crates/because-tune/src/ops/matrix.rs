@@ -1,6 +1,6 @@
 use std::cell::RefCell;
 use std::ops::{Deref, Range};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{Result, Tensor};
 use memmap2::Mmap;
@@ -52,7 +52,20 @@ pub(crate) struct Mapped {
 
 /// A matrix as the kernels of generation want it, once it was laid out; shared by its clones.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct LaidOut(Arc<OnceLock<Panels>>);
+pub(crate) struct LaidOut(Arc<Layout>);
+
+#[derive(Debug, Default)]
+struct Layout {
+    panels: OnceLock<Panels>,
+    /// Held while they are made, so that two models over one base do not make them twice.
+    making: Mutex<()>,
+}
+
+impl LaidOut {
+    fn get(&self) -> Option<&Panels> {
+        self.0.panels.get()
+    }
+}
 
 /// A matrix's numbers for as long as they are in use.
 pub(super) enum Lent<'a> {
@@ -179,21 +192,52 @@ impl Matrix {
         Ok(all)
     }
 
-    /// Lays the matrix out for generation, in memory of its own, and gives the system back what memory its file takes: it is
-    /// read there again when something else needs it. One in memory stays as it is.
+    /// Lays the matrix out for generation, in memory of its own. One in memory stays as it is.
     pub(crate) fn lay_out(&self) -> Result<()> {
-        let (laid_out, file, bytes) = match self {
-            Self::Param(_) => return Ok(()),
-            Self::Mapped(mapped) => (&mapped.laid_out, &mapped.file, &mapped.bytes),
-            Self::Quantised(quantised) => quantised.parts(),
-        };
-        if laid_out.0.get().is_none()
-            && let Some(panels) = Panels::new(self)?
-        {
-            let _ = laid_out.0.set(panels);
-            give_back(file, bytes);
+        if let Some(laid_out) = self.laid_out() {
+            let _making = laid_out
+                .0
+                .making
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if laid_out.get().is_none()
+                && let Some(panels) = Panels::new(self)?
+            {
+                let _ = laid_out.0.panels.set(panels);
+            }
         }
         Ok(())
+    }
+
+    /// Takes the bytes of one that is laid out from this process's memory: they are read from the file again when something
+    /// else needs them.
+    ///
+    /// # Safety
+    /// The matrix must lie in a map of a file, which anonymous memory is not: what is dropped there is lost.
+    #[allow(unsafe_code, reason = "advice of which the caller knows that it loses nothing")]
+    pub(crate) unsafe fn give_back(&self) {
+        let (file, bytes) = match self {
+            _ if self.panels().is_none() => return,
+            Self::Param(_) => return,
+            Self::Mapped(mapped) => (&mapped.file, &mapped.bytes),
+            Self::Quantised(quantised) => quantised.place(),
+        };
+        #[cfg(unix)]
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is read-only and of a file, by the caller's promise. A wish: without it there is less memory left.
+            let _ = unsafe { file.unchecked_advise_range(advice, bytes.start, bytes.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = (file, bytes);
+    }
+
+    fn laid_out(&self) -> Option<&LaidOut> {
+        match self {
+            Self::Param(_) => None,
+            Self::Mapped(mapped) => Some(&mapped.laid_out),
+            Self::Quantised(quantised) => Some(quantised.laid_out()),
+        }
     }
 
     /// Bytes that laying it out takes.
@@ -206,11 +250,7 @@ impl Matrix {
     }
 
     pub(super) fn panels(&self) -> Option<&Panels> {
-        match self {
-            Self::Param(_) => None,
-            Self::Mapped(mapped) => mapped.laid_out.0.get(),
-            Self::Quantised(quantised) => quantised.parts().0.0.get(),
-        }
+        self.laid_out()?.get()
     }
 
     pub(super) fn lend(&self) -> Result<Lent<'_>> {
@@ -226,22 +266,6 @@ impl Matrix {
             ),
         }
     }
-}
-
-/// Takes the pages of these bytes out of this process's memory.
-#[allow(
-    unsafe_code,
-    reason = "the map is of a file and read-only: what is dropped is read from the file again"
-)]
-fn give_back(file: &Mmap, bytes: &Range<usize>) {
-    #[cfg(unix)]
-    {
-        let advice = memmap2::UncheckedAdvice::DontNeed;
-        // SAFETY: the pages are the file's own and nobody has written to them. A wish: without it there is less memory left.
-        let _ = unsafe { file.unchecked_advise_range(advice, bytes.start, bytes.len()) };
-    }
-    #[cfg(not(unix))]
-    let _ = (file, bytes);
 }
 
 /// Rows and columns of the result that are made at once. They follow from its shape alone: in other tiles the same sum is

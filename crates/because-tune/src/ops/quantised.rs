@@ -11,7 +11,8 @@ use super::matrix::LaidOut;
 
 pub(super) use unpack::{Layout, Unpacked};
 
-/// A weight matrix `[out, in]` in a mapped GGUF file, in blocks of small integers that share a scale. It is used where it lies.
+/// A weight matrix `[out, in]` in a mapped GGUF file, in blocks of small integers that share a scale. It is used where it
+/// lies, or as it was laid out for the kernels.
 #[derive(Debug, Clone)]
 pub(crate) struct Quantised {
     file: Arc<Mmap>,
@@ -77,9 +78,14 @@ impl Quantised {
         self.dims
     }
 
-    /// Its other form, and where it lies.
-    pub(super) fn parts(&self) -> (&LaidOut, &Arc<Mmap>, &Range<usize>) {
-        (&self.laid_out, &self.file, &self.bytes)
+    /// Its other form, once there is one.
+    pub(super) fn laid_out(&self) -> &LaidOut {
+        &self.laid_out
+    }
+
+    /// Where it lies.
+    pub(super) fn place(&self) -> (&Arc<Mmap>, &Range<usize>) {
+        (&self.file, &self.bytes)
     }
 
     /// The blocks of these rows.

@@ -149,32 +149,52 @@ proptest! {
         let x = wave((rows + seed) * input, 0.3)[seed * input..].to_vec();
         for weight in weights(out, input) {
             let all = threads(3).install(|| made(Level::here(), &weight, &x, rows));
-            for level in levels() {
-                let again = threads(1).install(|| made(level, &weight, &x, rows));
-                prop_assert_eq!(bits(&all), bits(&again));
-                for row in [0, rows / 2, rows - 1] {
-                    let x = &x[row * input..][..input];
-                    let alone = made(level, &weight, x, 1);
-                    prop_assert_eq!(bits(&alone), bits(&all[row * out..][..out]));
+            for laid_out in [false, true] {
+                if laid_out {
+                    weight.lay_out().unwrap();
+                }
+                for level in levels() {
+                    let again = threads(1).install(|| made(level, &weight, &x, rows));
+                    prop_assert_eq!(bits(&all), bits(&again));
+                    for row in [0, rows / 2, rows - 1] {
+                        let x = &x[row * input..][..input];
+                        let alone = made(level, &weight, x, 1);
+                        prop_assert_eq!(bits(&alone), bits(&all[row * out..][..out]));
+                    }
                 }
             }
         }
     }
 }
 
+/// Wide enough for tiles of every shape, with a panel that is not full.
 #[test]
 fn many_rows_are_cut_anywhere() {
-    let (rows, out, input) = (600, 9, 1100);
+    let (rows, out, input) = (600, 2069, 96);
     let x = wave(rows * input, 0.3);
-    for weight in weights(out, input) {
+    let (quantised, _) = quantised(GgmlDType::Q8_0, out, input);
+    for weight in weights(out, input).into_iter().chain([quantised]) {
         let all = made(Level::here(), &weight, &x, rows);
-        for cut in [1, 7, 299, 512] {
-            let (first, second) = x.split_at(cut * input);
-            let mut parts = made(Level::here(), &weight, first, cut);
-            parts.extend(made(Level::here(), &weight, second, rows - cut));
-            assert!(bits(&parts) == bits(&all), "{cut}");
+        weight.lay_out().unwrap();
+        for level in levels() {
+            for cut in [1, 7, 299, 600] {
+                let (first, second) = x.split_at(cut * input);
+                let mut parts = made(level, &weight, first, cut);
+                parts.extend(made(level, &weight, second, rows - cut));
+                assert!(bits(&parts) == bits(&all), "{level:?} {cut}");
+            }
         }
     }
+}
+
+#[test]
+fn bytes_of_what_is_laid_out_are_told_before() {
+    for weight in weights(70, 96).into_iter().skip(1) {
+        assert!(weight.laid_out_bytes().unwrap() >= 96 * 96 * 2);
+        weight.lay_out().unwrap();
+        assert_eq!(weight.laid_out_bytes().unwrap(), 0);
+    }
+    assert_eq!(weights(70, 96)[0].laid_out_bytes().unwrap(), 0, "in memory");
 }
 
 #[test]
@@ -276,13 +296,18 @@ proptest! {
             let x = wave((rows + seed) * input, 0.3)[seed * input..].to_vec();
             let (weight, _) = quantised(kind, out, input);
             let all = threads(3).install(|| made(Level::here(), &weight, &x, rows));
-            for level in levels() {
-                let again = threads(1).install(|| made(level, &weight, &x, rows));
-                prop_assert_eq!(bits(&all), bits(&again));
-                for row in [0, rows / 2, rows - 1] {
-                    let x = &x[row * input..][..input];
-                    let alone = made(level, &weight, x, 1);
-                    prop_assert_eq!(bits(&alone), bits(&all[row * out..][..out]));
+            for laid_out in [false, true] {
+                if laid_out {
+                    weight.lay_out().unwrap();
+                }
+                for level in levels() {
+                    let again = threads(1).install(|| made(level, &weight, &x, rows));
+                    prop_assert_eq!(bits(&all), bits(&again));
+                    for row in [0, rows / 2, rows - 1] {
+                        let x = &x[row * input..][..input];
+                        let alone = made(level, &weight, x, 1);
+                        prop_assert_eq!(bits(&alone), bits(&all[row * out..][..out]));
+                    }
                 }
             }
         }
