@@ -138,18 +138,20 @@ def widen(source, out):
 
 
 def byte_tokenizer(size):
-    """A tokenizer.json of so many tokens, enough to turn answers into text: the 256 bytes, Qwen's special tokens, numbers."""
+    """A tokenizer.json of so many tokens, enough to turn answers into text: the 256 bytes, Qwen's special tokens, numbers. The
+    one merge is for formats that have no empty lists."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = (at for at in range(256) if at not in printable)
     chars = dict(zip(printable, map(chr, printable))) | {byte: chr(256 + at) for at, byte in enumerate(others)}
-    vocab = {chars[byte]: byte for byte in range(256)} | {f"\u0120w{at}": at for at in range(259, size)}
+    vocab = {chars[byte]: byte for byte in range(256)} | {"\u0120w": 259} | {f"\u0120w{at}": at for at in range(260, size)}
     special = [{"id": 256 + at, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
                 "normalized": False, "special": True} for at, text in enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
             "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
             "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocab,
+                      "merges": [["\u0120", "w"]]}}
 
 
 def main():
