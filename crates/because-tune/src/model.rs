@@ -243,7 +243,11 @@ impl Qwen {
             None => bytes <= SMALL,
         };
         if !fits {
-            tracing::info!(bytes, beside, "weights are used where they lie: memory is short");
+            tracing::info!(
+                bytes,
+                beside,
+                "weights are used where they lie: memory is short"
+            );
             return Ok(());
         }
         for weight in weights {

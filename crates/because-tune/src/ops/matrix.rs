@@ -214,7 +214,10 @@ impl Matrix {
     ///
     /// # Safety
     /// The matrix must lie in a map of a file, which anonymous memory is not: what is dropped there is lost.
-    #[allow(unsafe_code, reason = "advice of which the caller knows that it loses nothing")]
+    #[allow(
+        unsafe_code,
+        reason = "advice of which the caller knows that it loses nothing"
+    )]
     pub(crate) unsafe fn give_back(&self) {
         let (file, bytes) = match self {
             _ if self.panels().is_none() => return,

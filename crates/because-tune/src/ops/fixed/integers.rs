@@ -472,7 +472,9 @@ impl Work<'_, '_> {
         let x = self.x;
         for (index, (row, count, all)) in x.of(self.rows).enumerate() {
             let ahead = Ahead {
-                from: ahead.from.wrapping_add(index * ahead.lines * x.blocks * LINE),
+                from: ahead
+                    .from
+                    .wrapping_add(index * ahead.lines * x.blocks * LINE),
                 ..ahead
             };
             macro_rules! with_rows {
