@@ -12,6 +12,8 @@
 //!     --peers python3 --peer-base target/peers/0.5b --llama python3
 //! # 100 users x 10 items, with the prefix cache and without:
 //! RAYON_NUM_THREADS=2 cargo bench -p because-benches --bench generate -- --base target/peers/small --shared
+//! # free and held to a JSON schema:
+//! RAYON_NUM_THREADS=2 cargo bench -p because-benches --bench generate -- --base target/peers/0.5b --held
 //! ```
 //!
 //! `--rows 1,8,32` answered at once, `--prompt 300` tokens each, `--answer 60`; `--users 100 --items 10` of `--shared`. Prompts
@@ -26,8 +28,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use because::tune::{Decoding, EngineSettings, TunedModel};
+use because::tune::{Ask, Decoding, EngineSettings, TunedModel};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// One measurement, as a process of its own is told.
 #[derive(Serialize, Deserialize)]
@@ -36,6 +39,7 @@ struct Work {
     prompts: Vec<Vec<u32>>,
     answer: usize,
     prefix_cache: bool,
+    schema: Option<Value>,
 }
 
 /// What both sides print.
@@ -78,10 +82,11 @@ fn main() {
         .config()
         .vocab_size;
     let mut draw = Draw(7, vocabulary as u64);
-    if std::env::args().any(|argument| argument == "--shared") {
-        shared(&base, &mut draw);
-    } else {
-        rows(&base, &mut draw);
+    let asked = |name: &str| std::env::args().any(|argument| argument == name);
+    match () {
+        () if asked("--shared") => shared(&base, &mut draw),
+        () if asked("--held") => held(&base, &mut draw),
+        () => rows(&base, &mut draw),
     }
 }
 
@@ -104,6 +109,7 @@ fn rows(base: &str, draw: &mut Draw) {
             prompts: (0..count).map(|_| draw.tokens(prompt)).collect(),
             answer,
             prefix_cache: true,
+            schema: None,
         };
         let ours = Measured::of(&work, None);
         ours.print(&format!("{count} | because"), "");
@@ -142,6 +148,7 @@ fn shared(base: &str, draw: &mut Draw) {
         prompts,
         answer: number("--answer", 60),
         prefix_cache: true,
+        schema: None,
     };
     println!("| prefix cache | seconds | tokens/s | of the prompts from the cache | peak memory |");
     println!("|---|---|---|---|---|");
@@ -163,6 +170,48 @@ fn shared(base: &str, draw: &mut Draw) {
         seconds[1].0 / seconds[0].0,
         seconds[0].1 == seconds[1].1
     );
+}
+
+/// What holding answers to a schema costs: the same prompts answered freely and as JSON with one long text, in turns.
+fn held(base: &str, draw: &mut Draw) {
+    let (prompt, answer) = (number("--prompt", 300), number("--answer", 60));
+    let text = json!({
+        "type": "object",
+        "properties": { "text": { "type": "string", "minLength": 1 } },
+        "required": ["text"],
+        "additionalProperties": false,
+    });
+    println!("| rows | free, decoding tokens/s | held | cost |");
+    println!("|---|---|---|---|");
+    let counts = option("--rows").unwrap_or("1,8,32".into());
+    for count in counts.split(',').map(|count| count.parse().unwrap()) {
+        let mut work = Work {
+            base: base.to_owned(),
+            prompts: (0..count).map(|_| draw.tokens(prompt)).collect(),
+            answer,
+            prefix_cache: true,
+            schema: None,
+        };
+        let mut costs = Vec::new();
+        let mut rates = [0.0; 2];
+        for _ in 0..3 {
+            let each = [None, Some(text.clone())].map(|schema| {
+                work.schema = schema;
+                Measured::of(&work, None).decoding_rate()
+            });
+            costs.push(each[0] / each[1] - 1.0);
+            rates = [rates[0] + each[0] / 3.0, rates[1] + each[1] / 3.0];
+        }
+        costs.sort_by(f64::total_cmp);
+        println!(
+            "| {count} | {:.1} | {:.1} | {:.1} % ({:.1} to {:.1}) |",
+            rates[0],
+            rates[1],
+            costs[1] * 100.0,
+            costs[0] * 100.0,
+            costs[2] * 100.0
+        );
+    }
 }
 
 impl Measured {
@@ -217,12 +266,17 @@ fn measure(work: &Work) -> Measured {
         .unwrap()
         .settings(settings);
     // Weights are mapped: they are read from the disk before the clock runs.
-    let warm = model.continue_tokens(&[vec![1; 20]], &Decoding::greedy(2));
-    drop(warm.unwrap());
+    let ask = |prompt: &[u32], answer| {
+        let ask = Ask::tokens(prompt.to_vec(), Decoding::greedy(answer));
+        match &work.schema {
+            Some(schema) => ask.schema(schema.clone()),
+            None => ask,
+        }
+    };
+    drop(model.answer_all(vec![ask(&[1; 20], 16)]).unwrap());
+    let asks = work.prompts.iter().map(|prompt| ask(prompt, work.answer));
     let begun = Instant::now();
-    let all = model
-        .continue_tokens(&work.prompts, &Decoding::greedy(work.answer))
-        .unwrap();
+    let all = model.answer_all(asks.collect()).unwrap();
     let seconds = begun.elapsed().as_secs_f64();
     let outputs = &all.outputs;
     let sum =
