@@ -96,7 +96,12 @@ fn rows(base: &str, draw: &mut Draw) {
     let counts = option("--rows").unwrap_or("1,8,32".into());
     let peer_base = option("--peer-base").unwrap_or(base.to_owned());
     let peers = [
-        ("transformers", "generate.py", option("--peers"), &*peer_base),
+        (
+            "transformers",
+            "generate.py",
+            option("--peers"),
+            &*peer_base,
+        ),
         ("llama.cpp", "llama_server.py", option("--llama"), base),
     ];
     println!(

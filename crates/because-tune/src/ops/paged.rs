@@ -415,11 +415,26 @@ fn add_rows<'a, S: Simd, const R: usize>(
                 #[inline(always)]
                 |row| &scores[row * CHUNK + at..][..end - at],
             );
-            let values = values(page)[place * step + vector..].iter().step_by(step);
-            for (index, value) in values.take(end - at).enumerate() {
-                let value = S::as_simd_f32s(value).0[part];
-                for (here, weights) in here.iter_mut().zip(&weights) {
-                    *here = simd.mul_add_f32s(simd.splat_f32s(weights[index]), value, *here);
+            let values = &values(page)[place * step + vector..];
+            // A whole page in a loop of known length, which looks up nothing.
+            if end - at == PAGE {
+                let weights: [&[f32; PAGE]; R] = weights.map(
+                    #[inline(always)]
+                    |weights| weights.first_chunk().unwrap_or(&[0.0; PAGE]),
+                );
+                for (index, value) in values.iter().step_by(step).take(PAGE).enumerate() {
+                    let value = S::as_simd_f32s(value).0[part];
+                    for row in 0..R {
+                        let weight = simd.splat_f32s(weights[row][index % PAGE]);
+                        here[row] = simd.mul_add_f32s(weight, value, here[row]);
+                    }
+                }
+            } else {
+                for (index, value) in values.iter().step_by(step).take(end - at).enumerate() {
+                    let value = S::as_simd_f32s(value).0[part];
+                    for (here, weights) in here.iter_mut().zip(&weights) {
+                        *here = simd.mul_add_f32s(simd.splat_f32s(weights[index]), value, *here);
+                    }
                 }
             }
             at = end;

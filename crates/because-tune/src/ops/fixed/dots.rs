@@ -566,13 +566,28 @@ impl Place {
             let cols = part * R::WIDTH..(part + REGISTERS) * R::WIDTH;
             for (at, made) in made.iter().enumerate() {
                 let into = &mut into.row(row + at)[self.col..];
-                let cols = cols.start..cols.end.min(into.len());
-                let (into, made) = (&mut into[cols.clone()], &made[cols]);
-                if self.depth.start == 0 {
-                    into.copy_from_slice(made);
+                if let Some(into) = into.first_chunk_mut() {
+                    self.put(made, cols.clone(), into);
                 } else {
-                    into.iter_mut().zip(made).for_each(|(y, made)| *y += made);
+                    let mut some = [0.0; PANEL];
+                    some[..into.len()].copy_from_slice(into);
+                    self.put(made, cols.clone(), &mut some);
+                    into.copy_from_slice(&some[..into.len()]);
                 }
+            }
+        }
+    }
+
+    /// Stores some columns of a row, or adds them to what the depths before gave.
+    #[inline(always)]
+    fn put(&self, made: &[f32; PANEL], cols: Range<usize>, into: &mut [f32; PANEL]) {
+        if self.depth.start == 0 {
+            for col in cols {
+                into[col] = made[col];
+            }
+        } else {
+            for col in cols {
+                into[col] += made[col];
             }
         }
     }

@@ -80,13 +80,12 @@ impl IntegerRows {
                     vectorized(
                         #[inline(always)]
                         || {
+                            // Loops, not closures: those would not be compiled for the wide registers.
                             for (row, x) in x.chunks_exact(input).enumerate() {
                                 let x = x[from..].as_chunks::<BLOCK>().0;
-                                let all = all[row..].iter_mut().step_by(count);
-                                all.zip(x).for_each(
-                                    #[inline(always)]
-                                    |(block, x)| *block = Block::new(x),
-                                );
+                                for (block, x) in all[row..].iter_mut().step_by(count).zip(x) {
+                                    *block = Block::new(x);
+                                }
                             }
                         },
                     );
@@ -134,15 +133,18 @@ impl Block {
         } else {
             (0.0, 0.0)
         };
+        let mut steps = [0i32; BLOCK];
+        for at in 0..BLOCK {
+            let rounded = (x[at] * inverse + ROUND).to_bits();
+            steps[at] = rounded.wrapping_sub(ROUND.to_bits()) as i32;
+        }
+        // What is not finite gives any steps; a byte holds them all the same.
         let mut quants = [[0; 16]; 2];
         let mut sums = [0; 2];
-        for ((quants, sum), x) in quants.iter_mut().zip(&mut sums).zip(x.as_chunks::<16>().0) {
-            for (q, x) in quants.iter_mut().zip(x) {
-                let rounded = (x * inverse + ROUND)
-                    .to_bits()
-                    .wrapping_sub(ROUND.to_bits()) as i8;
-                *q = rounded;
-                *sum += i32::from(rounded);
+        for half in 0..2 {
+            for at in 0..16 {
+                quants[half][at] = steps[half * 16 + at] as i8;
+                sums[half] += i32::from(steps[half * 16 + at] as i8);
             }
         }
         Self {
@@ -555,9 +557,20 @@ impl Work<'_, '_> {
             }
         }
         for (at, done) in done.iter().enumerate() {
-            self.into.row(row + at)[self.at..][..self.count].copy_from_slice(&done[..self.count]);
+            let into = &mut self.into.row(row + at)[self.at..];
+            match into.first_chunk_mut() {
+                Some(into) if self.count == PANEL => *into = *done,
+                _ => put_some(&done[..self.count], into),
+            }
         }
     }
+}
+
+/// Apart from the way a whole panel goes, which is no call for these few bytes.
+#[cold]
+#[inline(never)]
+fn put_some(done: &[f32], into: &mut [f32]) {
+    into[..done.len()].copy_from_slice(done);
 }
 
 /// Bytes that memory gives at once.
