@@ -15,6 +15,8 @@ const MOST_STATES: usize = 100_000;
 const MOST_STATES_SEARCHED: usize = MOST_STATES / 2;
 /// States above which a schema is compiled anew.
 const MOST_STATES_KEPT: usize = MOST_STATES / 4;
+/// Bytes of the ways that are known; beyond, they are searched again.
+const MOST_WRITTEN: usize = 32 << 20;
 /// Steps that searches leave. One state takes far fewer.
 const RESERVE: u64 = 20_000;
 
@@ -222,6 +224,10 @@ impl Lexemes {
             }
             return None;
         };
+        if self.written > MOST_WRITTEN {
+            self.ends.clear();
+            self.written = 0;
+        }
         let way = Arc::new(Way::new(bytes, tokens));
         self.written += way.bytes.len() * (1 + size_of::<Cut>());
         // What is left of a shortest way is a shortest way.

@@ -208,14 +208,17 @@ fn narrow_targets(root: &mut Value, uses_any: &mut bool) {
     }
 }
 
-/// Where the references of a schema lead, but for those among definitions, which are narrow.
+/// Where the references of a schema lead, but for those among definitions, which are narrow, and into values, which stay as
+/// they are.
 fn references(part: &Value, found: &mut Vec<String>) {
     match part {
         Value::Object(fields) => {
             if let Some(Value::String(reference)) = fields.get("$ref") {
                 let names = ["#/$defs/", "#/definitions/"];
                 let name = names.iter().find_map(|start| reference.strip_prefix(start));
-                if name.is_none_or(|name| name.contains('/')) && reference.len() > 2 {
+                let mut segments = reference.split('/');
+                let in_value = segments.any(|segment| matches!(segment, "const" | "enum"));
+                if name.is_none_or(|name| name.contains('/')) && reference.len() > 2 && !in_value {
                     found.push(reference.clone());
                 }
             }
