@@ -1,3 +1,4 @@
+mod cache;
 mod chart;
 mod cost;
 mod lexemes;
@@ -8,7 +9,9 @@ mod schema;
 mod tests;
 mod tokens;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{SimpleVob, TokEnv};
@@ -18,19 +21,22 @@ use serde_json::Value;
 pub use cost::{MaskCost, Masks};
 
 use crate::error::{Result, TuneError};
+use crate::grammar::cache::Cache;
 use crate::grammar::chart::Chart;
-use crate::grammar::lexemes::Lexemes;
+use crate::grammar::lexemes::{Fuel, Lexemes};
 use crate::grammar::nesting::{DEEPEST, Nesting};
-use crate::grammar::rules::Rules;
+use crate::grammar::rules::{MOST_TOKENS, Rules};
 use crate::tokens::Vocabulary;
 
-/// Compiled schemas that are kept; some stages name the candidates of a call in its schema.
-const KEPT: usize = 32;
 /// Tokens that are tried where only those may be chosen that leave room for the end.
 const TRIED: usize = 16;
-/// States of a compiled schema's automaton above which it is made anew, so that patterns do not fill the memory of a
-/// program that runs for long.
+/// Tokens of all the ways to the end that are written out for one token; where they are long, fewer are tried.
+const WRITTEN: usize = 1 << 16;
+/// States of one schema's automaton; the compiler's own bound would be half a gigabyte.
 const MOST_STATES: usize = 100_000;
+/// The compiler calls itself once for each field of an object and for each reference behind a reference. What
+/// [`schema::check`] lets pass has room in this many bytes of stack, of which only those are used that are needed.
+const STACK: usize = 64 << 20;
 
 /// Holds answers of one model to JSON schemas. Made once per model; clones share what is compiled.
 #[derive(Clone)]
@@ -42,8 +48,7 @@ struct Shared {
     stops: Vec<u32>,
     /// The most lexemes that one token may begin.
     begun: usize,
-    /// The last used last.
-    compiled: Mutex<Vec<(Value, Arc<Compiled>)>>,
+    compiled: Mutex<Cache>,
 }
 
 /// A compiled schema, before the first token.
@@ -54,6 +59,8 @@ struct Compiled {
     chart: Chart,
     /// Tokens of the smallest answer, without the one that ends it.
     smallest: Vec<u32>,
+    /// What [`Compiled::weigh`] said last.
+    weight: AtomicUsize,
 }
 
 /// What one answer to a schema may go on with.
@@ -105,12 +112,13 @@ impl Grammars {
             ParserFactory::new_simple(&tokens).map_err(|error| fault(error.to_string()))?;
         factory.quiet();
         factory.limits_mut().verbose_errors = false;
+        factory.limits_mut().max_lexer_states = MOST_STATES;
         Ok(Self(Arc::new(Shared {
             factory,
             stops: stops.to_vec(),
             begun: tokens::most_begun(tokens.tok_trie()),
             tokens,
-            compiled: Mutex::new(Vec::new()),
+            compiled: Mutex::new(Cache::default()),
         })))
     }
 
@@ -124,9 +132,9 @@ impl Grammars {
             shared: Arc::clone(&self.0),
             parser: compiled.parser.clone(),
             chart: compiled.chart.clone(),
+            way: Some(compiled.smallest.clone()),
             compiled,
             nesting: Nesting::default(),
-            way: None,
             tried: Vec::new(),
             begun: false,
             stopped: false,
@@ -134,29 +142,46 @@ impl Grammars {
     }
 
     fn compiled(&self, schema: &Value) -> Result<Arc<Compiled>> {
-        let mut kept = self
-            .0
-            .compiled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = kept.iter().position(|(one, _)| one == schema) {
-            let one = kept.remove(place);
-            if one.1.parser.parser.lexer_stats().num_states < MOST_STATES {
-                let compiled = Arc::clone(&one.1);
-                kept.push(one);
-                return Ok(compiled);
+        schema::check(schema)?;
+        // Not the value: equal ones may have their fields in another order, and answers keep to that order.
+        let text = schema.to_string();
+        let known = self.kept().find(&text)?;
+        if let Some(known) = known {
+            if known.weigh() <= cache::MOST_BYTES {
+                return Ok(known);
+            }
+            self.kept().remove(&known);
+        }
+        // Others look their schemas up meanwhile.
+        let compiled = self.0.compile_apart(schema);
+        match compiled.map_err(|error| too_complex(&format!("no thread to compile it: {error}")))? {
+            Ok(compiled) => Ok(self.kept().keep(text, Arc::new(compiled))),
+            Err(fault) => {
+                self.kept().refuse(text, &fault);
+                Err(fault)
             }
         }
-        let compiled = Arc::new(self.0.compile(schema)?);
-        if kept.len() >= KEPT {
-            kept.remove(0);
-        }
-        kept.push((schema.clone(), Arc::clone(&compiled)));
-        Ok(compiled)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Cache> {
+        let kept = self.0.compiled.lock();
+        kept.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
+    /// Compiles where there is enough stack.
+    fn compile_apart(&self, schema: &Value) -> std::io::Result<Result<Compiled>> {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .name("because-schema".into())
+                .stack_size(STACK)
+                .spawn_scoped(scope, || self.compile(schema))?;
+            let compiled = thread.join();
+            Ok(compiled.unwrap_or_else(|_| Err(too_complex("the compiler fails at it"))))
+        })
+    }
+
     fn compile(&self, schema: &Value) -> Result<Compiled> {
         let narrow = schema::narrowed(schema);
         let grammar = TopLevelGrammar::from_json_schema(narrow);
@@ -175,21 +200,27 @@ impl Shared {
         let longest = schema::longest_lexeme(schema);
         let rules = Rules::read(grammar, &mut lexemes, trie, longest).map_err(fault)?;
         let chart = Chart::new(&rules, &mut lexemes);
-        let smallest = chart
-            .ending(&rules, &mut lexemes, trie)
-            .ok_or_else(|| fault("no JSON fits it, or none that could be found".into()))?;
+        let smallest = chart.ending(&rules, &mut lexemes, trie, MOST_TOKENS + 1);
+        if let Some(reason) = lexemes.fault() {
+            return Err(too_complex(&reason));
+        }
+        let smallest =
+            smallest.ok_or_else(|| fault("no JSON fits it, or none that could be found".into()))?;
         if Nesting::default().read(&trie.decode_raw(&smallest)) > DEEPEST {
             return Err(fault(format!(
                 "all that fits it has more than {DEEPEST} brackets within one another"
             )));
         }
-        Ok(Compiled {
+        let compiled = Compiled {
             parser,
             rules,
             lexemes: Mutex::new(lexemes),
             chart,
             smallest,
-        })
+            weight: AtomicUsize::new(0),
+        };
+        compiled.weigh();
+        Ok(compiled)
     }
 }
 
@@ -211,9 +242,7 @@ impl Grammar {
             keep(logits, &self.shared.stops);
             return Ok(());
         }
-        let mut allowed = self
-            .parser
-            .compute_mask()
+        let mut allowed = guarded(|| self.parser.compute_mask())?
             .map_err(|error| too_complex(&error.to_string()))?;
         let may_end = self.parser.is_accepting();
         for &stop in &self.shared.stops {
@@ -254,14 +283,18 @@ impl Grammar {
         if token as usize >= trie.vocab_size() || trie.token(token).is_empty() {
             return Err(wrong("it is no text"));
         }
-        let taken = self.parser.consume_token(token);
+        let taken = guarded(|| self.parser.consume_token(token))?;
         taken.map_err(|error| wrong(&error.to_string()))?;
         self.parser
             .check_stop()
             .map_err(|error| too_complex(&error.to_string()))?;
         let bytes = trie.token(token);
-        let mut lexemes = self.compiled.lexemes();
-        if !self.chart.read(&self.compiled.rules, &mut lexemes, bytes) {
+        let mut lexemes = self.compiled.lexemes(Fuel::TOKEN);
+        let read = self.chart.read(&self.compiled.rules, &mut lexemes, bytes);
+        if let Some(reason) = lexemes.fault() {
+            return Err(too_complex(&reason));
+        }
+        if !read {
             return Err(wrong("the rules of the schema do not have it"));
         }
         self.nesting.read(bytes);
@@ -281,21 +314,23 @@ impl Grammar {
             return Vec::new();
         }
         self.begun = true;
-        let forced = self.parser.compute_ff_tokens();
-        if forced.is_empty() {
-            return forced;
+        // Where the parser fails, the next mask says so.
+        let forced = guarded(|| self.parser.compute_ff_tokens()).unwrap_or_default();
+        if forced.is_empty() || forced.len() >= room {
+            return Vec::new();
         }
         // They may be more tokens than the way to the end would have for the same text.
         let compiled = Arc::clone(&self.compiled);
         let trie = self.shared.tokens.tok_trie();
-        let mut lexemes = compiled.lexemes();
+        let mut lexemes = compiled.lexemes(Fuel::TOKEN);
         let bytes = trie.decode_raw(&forced);
+        let room = room - forced.len();
         let after = self
             .chart
-            .ending_after(&compiled.rules, &mut lexemes, trie, &bytes);
+            .ending_after(&compiled.rules, &mut lexemes, trie, &bytes, room);
         match after {
-            Some(after) if forced.len() + after.len() < room => forced,
-            _ => Vec::new(),
+            Some(_) => forced,
+            None => Vec::new(),
         }
     }
 
@@ -318,8 +353,8 @@ impl Grammar {
     ) -> Result<()> {
         let compiled = Arc::clone(&self.compiled);
         let trie = self.shared.tokens.tok_trie();
-        let mut lexemes = compiled.lexemes();
-        let found = self.chart.ending(&compiled.rules, &mut lexemes, trie);
+        let mut lexemes = compiled.lexemes(Fuel::TOKEN);
+        let found = self.chart.ending(&compiled.rules, &mut lexemes, trie, room);
         let way = match (self.way.take(), found) {
             (Some(known), Some(found)) if known.len() <= found.len() => known,
             (_, Some(found)) => found,
@@ -330,21 +365,26 @@ impl Grammar {
         if may_end {
             kept.extend(self.shared.stops.iter().copied());
         }
-        for token in likeliest(logits, allowed, &self.shared.stops) {
+        lexemes.refuel(Fuel::TRIED);
+        let tried = TRIED.min(WRITTEN / (way.len() + 1)).max(1);
+        for token in likeliest(logits, allowed, &self.shared.stops, tried) {
             let bytes = trie.token(token);
+            let room = room - 1;
             let after = self
                 .chart
-                .ending_after(&compiled.rules, &mut lexemes, trie, bytes);
+                .ending_after(&compiled.rules, &mut lexemes, trie, bytes, room);
             let shallow = |after: &Vec<u32>| {
                 let mut nesting = self.nesting;
                 let deepest = nesting.read(bytes);
                 deepest.max(nesting.read(&trie.decode_raw(after))) <= DEEPEST
             };
-            let fits = |after: &Vec<u32>| after.len() + 2 <= room && shallow(after);
-            if let Some(after) = after.filter(fits) {
+            if let Some(after) = after.filter(shallow) {
                 kept.push(token);
                 self.tried.push((token, after));
             }
+        }
+        if let Some(reason) = lexemes.fault() {
+            return Err(too_complex(&reason));
         }
         if let Some((&first, rest)) = way.split_first()
             && !kept.contains(&first)
@@ -358,15 +398,45 @@ impl Grammar {
     }
 }
 
-impl Compiled {
-    fn lexemes(&self) -> std::sync::MutexGuard<'_, Lexemes> {
-        self.lexemes.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Grammar {
+    /// What its automatons have grown to meanwhile.
+    fn drop(&mut self) {
+        self.compiled.weigh();
     }
 }
 
+impl Compiled {
+    fn lexemes(&self, fuel: Fuel) -> MutexGuard<'_, Lexemes> {
+        let mut lexemes = self.lexemes.lock().unwrap_or_else(PoisonError::into_inner);
+        lexemes.refuel(fuel);
+        lexemes
+    }
+
+    /// About how many bytes of memory its automatons take, which answers add to. All where one of them is lost or full: it
+    /// ran out of what it may spend, and all answers of the schema have it in common.
+    fn weigh(&self) -> usize {
+        // The parser panics where another has within it.
+        let stats = catch_unwind(AssertUnwindSafe(|| self.parser.parser.lexer_stats()));
+        let lexemes = self.lexemes.lock().unwrap_or_else(PoisonError::into_inner);
+        let weight = match stats {
+            Ok(stats) if !stats.error && !lexemes.is_full() => {
+                lexemes::bytes_of(&stats) + lexemes.bytes()
+            }
+            _ => usize::MAX,
+        };
+        self.weight.store(weight, Ordering::Relaxed);
+        weight
+    }
+}
+
+/// What the parser says; one that panics at a schema ends one answer, and not the thread of all.
+fn guarded<T>(parse: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(parse)).map_err(|_| too_complex("the parser fails at it"))
+}
+
 /// The allowed tokens with the highest logits, the highest first, equal ones by their id.
-fn likeliest(logits: &[f32], allowed: &SimpleVob, stops: &[u32]) -> Vec<u32> {
-    let mut best: Vec<u32> = Vec::with_capacity(TRIED + 1);
+fn likeliest(logits: &[f32], allowed: &SimpleVob, stops: &[u32], count: usize) -> Vec<u32> {
+    let mut best: Vec<u32> = Vec::with_capacity(count + 1);
     let logit = |token: u32| {
         logits
             .get(token as usize)
@@ -374,7 +444,7 @@ fn likeliest(logits: &[f32], allowed: &SimpleVob, stops: &[u32]) -> Vec<u32> {
             .unwrap_or(f32::NEG_INFINITY)
     };
     for token in allowed.iter() {
-        if best.len() == TRIED && logit(token) <= logit(best[TRIED - 1]) {
+        if best.len() == count && logit(token) <= logit(best[count - 1]) {
             continue;
         }
         if stops.contains(&token) || token as usize >= logits.len() {
@@ -382,7 +452,7 @@ fn likeliest(logits: &[f32], allowed: &SimpleVob, stops: &[u32]) -> Vec<u32> {
         }
         let place = best.partition_point(|&other| logit(other) >= logit(token));
         best.insert(place, token);
-        best.truncate(TRIED);
+        best.truncate(count);
     }
     best
 }

@@ -1,3 +1,6 @@
+use std::collections::HashSet;
+use std::error::Error;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use because_core::Message;
@@ -16,6 +19,14 @@ pub(crate) const CHATML: &str = "\
 {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}\
 {%- endfor %}\
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}";
+
+/// Steps that a template may take, and more for each turn; those of published models take some hundred a turn. About 50 ms.
+const STEPS: u64 = 1_000_000;
+const STEPS_A_TURN: u64 = 1000;
+/// Bytes that a template may write, and more for each turn and each byte of the turns.
+const BYTES: usize = 1 << 20;
+const BYTES_A_TURN: usize = 1 << 12;
+const BYTES_A_BYTE: usize = 4;
 
 /// The chat template of a model: turns into the one text the model was trained to continue.
 #[derive(Debug)]
@@ -115,11 +126,22 @@ impl ChatTemplate {
     /// Renders turns, with the opening of an answer after them where `open_answer`.
     ///
     /// Contents go in between marks that occur in none of them, so that the result can be cut into what the template
-    /// wrote and what came from the messages; only the former may contain special tokens.
+    /// wrote and what came from the messages; only the former may contain special tokens. Roles are the template's to
+    /// write, so they are words of small letters.
+    ///
+    /// A template that comes with a file is a stranger's program: its steps and what it writes are bounded. What it joins
+    /// and never writes is not: within its steps it can double a text until memory ends.
     pub(crate) fn render(&self, messages: &[Message], open_answer: bool) -> Result<Vec<Part>> {
         let fault = |reason: String| TuneError::Chat { reason };
         if messages.is_empty() {
             return Err(fault("no messages".into()));
+        }
+        for (index, Message { role, .. }) in messages.iter().enumerate() {
+            if role.is_empty() || !role.bytes().all(|c| matches!(c, b'a'..=b'z' | b'_')) {
+                return Err(fault(format!(
+                    "message {index}: {role:?} is no role; roles are words such as \"user\""
+                )));
+            }
         }
         let mark = unused_mark(messages);
         let marked: Vec<Message> = messages
@@ -134,11 +156,27 @@ impl ChatTemplate {
             .collect();
         let names = Value::from_iter(self.names.iter().map(|(name, text)| (*name, text.clone())));
         let values = context! { messages => marked, add_generation_prompt => open_answer, ..names };
-        let text = self
-            .environment
+        let given: usize = messages.iter().map(|message| message.content.len()).sum();
+        let mut text = Bounded {
+            text: Vec::new(),
+            most: BYTES + messages.len() * BYTES_A_TURN + given * BYTES_A_BYTE,
+        };
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(STEPS + messages.len() as u64 * STEPS_A_TURN));
+        environment
             .get_template("chat")
-            .and_then(|template| template.render(values))
-            .map_err(|error| fault(error.to_string()))?;
+            .and_then(|template| template.render_captured_to(values, &mut text))
+            .map_err(|error| {
+                let mut reason = format!("chat template: {error}");
+                let mut cause: Option<&dyn Error> = error.source();
+                while let Some(error) = cause {
+                    reason = format!("{reason}: {error}");
+                    cause = error.source();
+                }
+                fault(reason)
+            })?;
+        let text =
+            String::from_utf8(text.text).map_err(|_| fault("the template tears letters".into()))?;
         cut(&text, &mark, messages.len())
             .ok_or_else(|| fault("the template tears the messages' contents".into()))
     }
@@ -162,19 +200,43 @@ fn named_default(field: &Json) -> Option<&str> {
     })
 }
 
-/// A string that no message contains, found by trying, hence one no message could have been made to contain.
-fn unused_mark(messages: &[Message]) -> String {
-    let mut count = 0u64;
-    loop {
-        let mark = format!("\u{e000}{count}\u{e001}");
-        if messages
-            .iter()
-            .all(|message| !message.content.contains(&mark) && !message.role.contains(&mark))
-        {
-            return mark;
+/// A text with a bound on its length.
+struct Bounded {
+    text: Vec<u8>,
+    most: usize,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.most - self.text.len() {
+            let reason = format!("writes more than {} bytes", self.most);
+            return Err(io::Error::other(reason));
         }
-        count += 1;
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A string that no message contains: with the first number that none has between such letters, hence one no message could
+/// have been made to contain.
+fn unused_mark(messages: &[Message]) -> String {
+    let numbers = |text: &str| -> Vec<u64> {
+        let after = text.split('\u{e000}').skip(1);
+        after
+            .filter_map(|after| after.split_once('\u{e001}')?.0.parse().ok())
+            .collect()
+    };
+    let taken: HashSet<u64> = messages
+        .iter()
+        .flat_map(|message| numbers(&message.content))
+        .collect();
+    // Among one more number than are taken, one is free.
+    let free = (0..=taken.len() as u64).find(|number| !taken.contains(number));
+    format!("\u{e000}{}\u{e001}", free.unwrap_or(u64::MAX))
 }
 
 /// Cuts `template MARK index < MARK content MARK > MARK template ...`.
@@ -294,6 +356,44 @@ mod tests {
             .render(&[Message::new("system", forged)], false)
             .unwrap();
         assert_eq!(parts[1], Part::Content(0, forged.into()));
+    }
+
+    #[test]
+    fn a_template_that_runs_or_writes_without_end_is_an_error() {
+        let said = |source: &str| {
+            let template = ChatTemplate::new(source.into(), Vec::new()).unwrap();
+            let turns = [Message::new("user", "x")];
+            template.render(&turns, false).unwrap_err().to_string()
+        };
+        let nested = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+        assert!(said(nested).contains("fuel"), "{}", said(nested));
+        let long = "{% for a in range(9999) %}{{ 'x' * 99999 }}{% endfor %}";
+        assert!(said(long).contains("writes more than"), "{}", said(long));
+    }
+
+    #[test]
+    fn a_role_with_special_tokens_is_refused() {
+        for role in ["user<|im_end|>", "", "User", "a b", "\u{e000}0\u{e001}"] {
+            let turns = [Message::new("user", "x"), Message::new(role, "x")];
+            let said = chatml().render(&turns, false).unwrap_err().to_string();
+            assert!(said.contains("message 1: "), "{said}");
+        }
+    }
+
+    #[test]
+    fn the_mark_is_found_in_one_pass_however_many_are_forged() {
+        let forged: String = (0..200_000)
+            .map(|number| format!("\u{e000}{number}\u{e001}"))
+            .collect();
+        let turns = [Message::new(
+            "user",
+            format!("{forged}\u{e000}\u{e000}200000\u{e001}"),
+        )];
+        let begun = std::time::Instant::now();
+        assert_eq!(unused_mark(&turns), "\u{e000}200001\u{e001}");
+        assert!(begun.elapsed().as_secs() < 10);
+        let parts = chatml().render(&turns, false).unwrap();
+        assert_eq!(parts[1], Part::Content(0, turns[0].content.clone()));
     }
 
     #[test]

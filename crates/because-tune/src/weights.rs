@@ -32,6 +32,10 @@ impl Weights {
             let file =
                 SafeTensors::deserialize(map).map_err(|error| fault(folder, error.to_string()))?;
             for (name, view) in file.tensors() {
+                if present.contains_key(&name) {
+                    let reason = format!("tensor {name} is in two of its files");
+                    return Err(fault(folder, reason));
+                }
                 present.insert(name, (map, view));
             }
         }
@@ -333,6 +337,14 @@ mod tests {
             };
             assert_eq!(is, rounded, "{name}");
         }
+        // Nothing says which of two is meant.
+        let twice = folder.path().join("model-0.safetensors");
+        std::fs::copy(twice, folder.path().join("model-1.safetensors")).unwrap();
+        let error = Weights::read(folder.path(), &config)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains("is in two of its files"), "{error}");
         // A file that lacks one tensor names it.
         let but_one = all.iter().filter(|(name, _)| *name != "model.norm.weight");
         let but_one: Vec<_> = but_one

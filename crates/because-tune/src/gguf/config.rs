@@ -20,13 +20,19 @@ pub(super) fn config(file: &GgufFile) -> Result<QwenConfig> {
     keys.refuse_what_is_not_implemented()?;
     let heads = keys.size("attention.head_count")?;
     let tokens = "tokenizer.ggml.tokens";
-    let vocab_size = file.count(tokens)?;
+    let vocab_size = match file.count(tokens)? {
+        None => {
+            let reason = "missing; a GGUF file has its tokenizer in it";
+            return Err(file.field_fault(tokens, reason));
+        }
+        Some(count @ 1..=0x7fff_ffff) => count,
+        Some(count) => {
+            let reason = format!("{count} tokens are none or too many");
+            return Err(file.field_fault(tokens, reason));
+        }
+    };
     let config = QwenConfig {
-        vocab_size: vocab_size
-            .filter(|&count| (1..=0x7fff_ffff).contains(&count))
-            .ok_or_else(|| {
-                file.field_fault(tokens, "missing; a GGUF file has its tokenizer in it")
-            })?,
+        vocab_size,
         hidden_size: keys.size("embedding_length")?,
         intermediate_size: keys.size("feed_forward_length")?,
         num_hidden_layers: keys.size("block_count")?,
@@ -39,7 +45,7 @@ pub(super) fn config(file: &GgufFile) -> Result<QwenConfig> {
         rms_norm_eps: keys.number("attention.layer_norm_rms_epsilon", None)?,
         rope_theta: keys.number("rope.freq_base", Some(1e4))?,
         tie_word_embeddings: !file.has_tensor("output.weight"),
-        eos_token_ids: stops(file)?,
+        eos_token_ids: stops(file, vocab_size)?,
     };
     config
         .check()
@@ -68,10 +74,19 @@ pub(super) fn config(file: &GgufFile) -> Result<QwenConfig> {
 }
 
 /// Tokens that end a text or a turn.
-fn stops(file: &GgufFile) -> Result<Vec<u32>> {
-    let ids = ["eos", "eot"].map(|name| file.size(&format!("tokenizer.ggml.{name}_token_id")));
-    let ids = ids.into_iter().collect::<Result<Vec<_>>>()?;
-    Ok(ids.into_iter().flatten().map(|id| id as u32).collect())
+fn stops(file: &GgufFile, vocab_size: usize) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for key in ["eos", "eot"].map(|name| format!("tokenizer.ggml.{name}_token_id")) {
+        match file.size(&key)? {
+            None => {}
+            Some(id) if id < vocab_size => ids.push(id as u32),
+            Some(id) => {
+                let reason = format!("{id} is not below the {vocab_size} tokens");
+                return Err(file.field_fault(&key, reason));
+            }
+        }
+    }
+    Ok(ids)
 }
 
 fn own(key: &str) -> String {
@@ -83,7 +98,6 @@ fn key_of(field: &str) -> String {
     match field {
         "num_attention_heads" => own("attention.head_count"),
         "num_key_value_heads" => own("attention.head_count_kv"),
-        "eos_token_id" => "tokenizer.ggml.eos_token_id".into(),
         other => other.into(),
     }
 }

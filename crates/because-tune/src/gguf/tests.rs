@@ -422,6 +422,16 @@ fn what_cannot_be_run_is_named() {
             "tokenizer.ggml.eos_token_id: 9999 is not below",
         ),
         (
+            "tokenizer.ggml.eot_token_id",
+            Some(GgufValue::U32(9999)),
+            "tokenizer.ggml.eot_token_id: 9999 is not below",
+        ),
+        (
+            "tokenizer.ggml.tokens",
+            Some(GgufValue::Array(Vec::new())),
+            "tokenizer.ggml.tokens: ",
+        ),
+        (
             "tokenizer.chat_template",
             Some(text("{% for")),
             "tokenizer.chat_template: ",
@@ -479,6 +489,32 @@ fn an_adapter_lies_over_a_file_as_over_its_folder() {
     let (gguf, folder) = (of("f32.gguf"), of("base"));
     assert_eq!(logits(&gguf), logits(&folder));
     assert_ne!(logits(&gguf), logits(&load(&world.path().join("base"))));
+}
+
+#[test]
+fn tensors_that_share_bytes_are_refused() {
+    let world = world(false);
+    let whole = std::fs::read(world.path().join("f32.gguf")).unwrap();
+    let header = Header::parse(&whole).unwrap();
+    let data = header.tensors.values().map(|one| one.start).min().unwrap();
+    // Behind its name come the number of dimensions, one size for a norm, and the type.
+    let name = b"blk.1.attn_norm.weight";
+    let at = whole
+        .windows(name.len())
+        .position(|one| one == name)
+        .unwrap();
+    let at = at + name.len() + 4 + 8 + 4;
+    let own = header.tensors["blk.1.attn_norm.weight"].start - data;
+    assert_eq!(whole[at..at + 8], (own as u64).to_le_bytes());
+    let path = world.path().join("shared.gguf");
+    for other in ["blk.0.attn_norm.weight", "blk.0.ffn_down.weight"] {
+        let mut spoilt = whole.clone();
+        let offset = header.tensors[other].start - data;
+        spoilt[at..at + 8].copy_from_slice(&(offset as u64).to_le_bytes());
+        std::fs::write(&path, &spoilt).unwrap();
+        let said = said(&path);
+        assert!(said.contains("begins within tensor blk."), "{said}");
+    }
 }
 
 /// The header of a file with these metadata and tensors, all as bytes.
@@ -616,6 +652,16 @@ fn a_split_file_is_named_by_its_first_part() {
         logits(&load(&world.path().join("base")))
     );
     assert!(said(&part(2)).contains("name the first of them"));
+    let twice = contents(&part(2)).1.into_iter().skip(1);
+    let twice: Vec<_> = twice
+        .chain(contents(&part(1)).1.into_iter().take(1))
+        .collect();
+    write(&part(2), &numbered(2, &HashMap::new()), &twice);
+    let fault = said(&part(1));
+    assert!(
+        fault.contains("00002-of-00003.gguf: tensor") && fault.contains("is in "),
+        "{fault}"
+    );
     std::fs::copy(part(3), part(2)).unwrap();
     assert!(said(&part(1)).contains("is not part 2 of 3"));
     std::fs::remove_file(part(2)).unwrap();

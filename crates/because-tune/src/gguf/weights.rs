@@ -18,7 +18,13 @@ use crate::weights::{Weights, floats};
 /// Queries and keys are as in a checkpoint of transformers: llama.cpp turns them by halves (its `LLAMA_ROPE_TYPE_NEOX`) for
 /// this architecture, so its converter leaves their rows in order.
 pub(super) fn weights(file: &GgufFile, config: &QwenConfig) -> Result<Weights> {
-    let stored: BTreeMap<&str, Stored<'_>> = file.tensors().collect();
+    let mut stored: BTreeMap<&str, Stored<'_>> = BTreeMap::new();
+    for (name, one) in file.tensors() {
+        if let Some(other) = stored.insert(name, one) {
+            let reason = format!("is in {} too", other.path.display());
+            return Err(fault(&one, name, &reason));
+        }
+    }
     let wanted: Vec<_> = config
         .tensors()
         .into_iter()
@@ -29,7 +35,7 @@ pub(super) fn weights(file: &GgufFile, config: &QwenConfig) -> Result<Weights> {
         let reason = "is not part of the model its metadata describe";
         return Err(fault(one, name, reason));
     }
-    let (mut matrices, mut vectors) = (BTreeMap::new(), BTreeMap::new());
+    let mut found = Vec::with_capacity(wanted.len());
     for (name, own, shape) in &wanted {
         let Some(one) = stored.get(name.as_str()) else {
             return Err(TuneError::Weights {
@@ -46,21 +52,43 @@ pub(super) fn weights(file: &GgufFile, config: &QwenConfig) -> Result<Weights> {
         }
         let kind = GgmlType::new(one.tensor.ggml_type).map_err(wrong)?;
         let bytes = place(one, kind).map_err(wrong)?;
+        found.push((name, own, shape, one, kind, bytes));
+    }
+    let places = found
+        .iter()
+        .map(|(name, _, _, one, _, bytes)| (*one, name.as_str(), bytes.clone()));
+    refuse_overlaps(places.collect())?;
+    let (mut matrices, mut vectors) = (BTreeMap::new(), BTreeMap::new());
+    for (name, own, shape, one, kind, bytes) in found {
         if let [out, input] = shape[..] {
             let matrix = matrix(one, bytes, kind, (out, input))?;
             matrices.insert(own.clone(), matrix);
         } else {
             let Storage::Plain(dtype) = kind.storage else {
-                return Err(wrong(format!(
+                let reason = format!(
                     "is {}; norms and biases are read in F32, F16 and BF16",
                     kind.name
-                )));
+                );
+                return Err(fault(one, name, &reason));
             };
             let values = floats(dtype, &one.map[bytes]).unwrap_or_default();
             vectors.insert(own.clone(), Param::frozen(tensor(values, shape.clone())?));
         }
     }
     Ok(Weights::new(matrices, vectors))
+}
+
+/// Tensors that share bytes would make a small file ask for any amount of memory, where they are copied.
+fn refuse_overlaps(mut places: Vec<(&Stored<'_>, &str, Range<usize>)>) -> Result<()> {
+    places.sort_unstable_by_key(|(one, _, bytes)| (one.path, bytes.start, bytes.end));
+    for pair in places.windows(2) {
+        let ((first, name, bytes), (one, other, next)) = (&pair[0], &pair[1]);
+        if first.path == one.path && next.start < bytes.end && !next.is_empty() {
+            let reason = format!("begins within tensor {name}");
+            return Err(fault(one, other, &reason));
+        }
+    }
+    Ok(())
 }
 
 fn fault(one: &Stored<'_>, name: &str, reason: &str) -> TuneError {

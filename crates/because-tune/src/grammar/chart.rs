@@ -3,8 +3,12 @@ use std::collections::{HashMap, HashSet};
 use llguidance::derivre::StateID;
 use llguidance::toktrie::TokTrie;
 
-use crate::grammar::lexemes::Lexemes;
+use crate::grammar::lexemes::{Ending, Lexemes};
 use crate::grammar::rules::{NEVER, Rules};
+
+/// Tokens counted lexeme by lexeme for one that joins them, at most: an end with more than so many times its room is not
+/// written to see how long it is.
+const JOINED: usize = 4;
 
 /// How far an answer is: which rules are open, and how many tokens their end is away.
 ///
@@ -64,19 +68,21 @@ impl Chart {
         may
     }
 
-    /// Reads bytes, tells the shortest end after them if they may come, and takes them back.
+    /// Reads bytes, tells a short end after them that fits the room if they may come, and takes them back.
     pub(super) fn ending_after(
         &mut self,
         rules: &Rules,
         lexemes: &mut Lexemes,
         tokens: &TokTrie,
         bytes: &[u8],
+        room: usize,
     ) -> Option<Vec<u32>> {
         let (rows, alive) = (self.rows.len(), self.alive.clone());
         let may = bytes
             .iter()
             .all(|&byte| self.read_byte(rules, lexemes, byte));
-        let ending = may.then(|| self.ending(rules, lexemes, tokens)).flatten();
+        let ending = may.then(|| self.ending(rules, lexemes, tokens, room));
+        let ending = ending.flatten();
         self.rows.truncate(rows);
         self.alive = alive;
         ending
@@ -271,27 +277,29 @@ impl Chart {
             .filter(|&most| most < NEVER)
     }
 
-    /// A short way to the end of the answer, in tokens.
+    /// A short way to the end of the answer, in tokens, that leaves one of the room for what ends it.
     pub(super) fn ending(
         &self,
         rules: &Rules,
         lexemes: &mut Lexemes,
         tokens: &TokTrie,
+        room: usize,
     ) -> Option<Vec<u32>> {
         let row = self.rows.len() - 1;
-        let (_, symbol, ending) = self
+        let (cost, symbol, ending) = self
             .alive
             .iter()
             .filter_map(|&(symbol, state)| {
                 let ending = lexemes.ending(state, tokens)?;
                 let after = self.rows[row].waits[&symbol].fewest;
-                (after < NEVER).then_some((ending.tokens.len() + after, symbol, ending))
+                (after < NEVER).then_some((ending.count() + after, symbol, ending))
             })
             .min_by_key(|(cost, _, _)| *cost)?;
-        let mut way = Way {
-            bytes: ending.bytes.clone(),
-            tokens: ending.tokens.clone(),
-        };
+        if cost > room.saturating_mul(JOINED) {
+            return None;
+        }
+        let mut way = Way::default();
+        way.add(&ending);
         let (mut row, mut symbol) = (row, symbol);
         while let Some(item) = self.rows[row].waits[&symbol].by {
             let rule = &rules.rules[item.rule as usize];
@@ -302,20 +310,23 @@ impl Chart {
         }
         // Lexeme by lexeme is what was counted; the longest tokens are mostly fewer.
         let longest = tokens.greedy_tokenize(&way.bytes);
-        Some(match longest.len() < way.tokens.len() {
+        let fewest = match longest.len() < way.tokens.len() {
             true => longest,
             false => way.tokens,
-        })
+        };
+        (fewest.len() < room).then_some(fewest)
     }
 }
 
+#[derive(Default)]
 struct Way {
     bytes: Vec<u8>,
     tokens: Vec<u32>,
 }
 
 impl Way {
-    /// The smallest text of a symbol.
+    /// The smallest text of a symbol. Rules lie as deep within one another as an object has fields, so they are no calls
+    /// within one another.
     fn write(
         &mut self,
         rules: &Rules,
@@ -323,21 +334,21 @@ impl Way {
         tokens: &TokTrie,
         symbol: u32,
     ) -> Option<()> {
-        let data = &rules.symbols[symbol as usize];
-        if let Some(lexeme) = data.lexeme {
-            let start = lexemes.start(lexeme);
-            let ending = lexemes.ending(start, tokens)?;
-            self.bytes.extend_from_slice(&ending.bytes);
-            self.tokens.extend_from_slice(&ending.tokens);
-            return Some(());
-        }
-        // One without is empty.
-        let Some(best) = rules.best[symbol as usize] else {
-            return Some(());
-        };
-        for &part in &rules.rules[best as usize].parts {
-            self.write(rules, lexemes, tokens, part)?;
+        let mut open = vec![symbol];
+        while let Some(symbol) = open.pop() {
+            if let Some(lexeme) = rules.symbols[symbol as usize].lexeme {
+                let start = lexemes.start(lexeme);
+                self.add(&lexemes.ending(start, tokens)?);
+            } else if let Some(best) = rules.best[symbol as usize] {
+                // One without is empty.
+                open.extend(rules.rules[best as usize].parts.iter().rev());
+            }
         }
         Some(())
+    }
+
+    fn add(&mut self, ending: &Ending) {
+        self.bytes.extend_from_slice(ending.bytes());
+        self.tokens.extend(ending.tokens());
     }
 }

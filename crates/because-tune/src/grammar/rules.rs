@@ -1,4 +1,5 @@
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
 use llguidance::earley::{CGrammar, CSymIdx};
 use llguidance::toktrie::TokTrie;
@@ -7,6 +8,10 @@ use crate::grammar::lexemes::Lexemes;
 
 /// More than any answer has.
 pub(super) const NEVER: usize = usize::MAX / 4;
+
+/// Tokens of the smallest answer of a schema at most; contexts of models are no longer, and an end is written out whenever
+/// it is near.
+pub(super) const MOST_TOKENS: usize = 1 << 17;
 
 /// The context-free rules of a compiled schema, with the fewest tokens that each of their symbols can be written in.
 pub(super) struct Rules {
@@ -95,49 +100,74 @@ impl Rules {
         Ok(rules)
     }
 
-    /// The smallest text of each symbol: lexemes by their automaton, the others by their rules until nothing changes.
+    /// The smallest text of each symbol: lexemes by their automaton, the others by their rules, the smallest first, so that
+    /// each is found once and no rule is its own way to the end (Knuth, "A generalization of Dijkstra's algorithm").
     fn measure(&mut self, lexemes: &mut Lexemes, tokens: &TokTrie) -> Result<(), String> {
         self.smallest = vec![NEVER; self.symbols.len()];
         self.best = vec![None; self.symbols.len()];
+        let mut open = BinaryHeap::new();
         for (place, symbol) in self.symbols.iter().enumerate() {
             if let Some(lexeme) = symbol.lexeme {
                 let start = lexemes.start(lexeme);
                 if let Some(ending) = lexemes.ending(start, tokens) {
-                    self.smallest[place] = ending.tokens.len();
+                    open.push(Reverse((ending.count(), place as u32, None)));
                 }
             } else if symbol.may_be_empty {
-                self.smallest[place] = 0;
+                open.push(Reverse((0, place as u32, None)));
             }
         }
-        loop {
-            let mut changed = false;
-            for (place, rule) in self.rules.iter().enumerate() {
-                let sum = self.sum(&rule.parts);
-                // Only what is smaller, so that no rule is its own way to the end.
-                if sum < self.smallest[rule.of as usize] {
-                    self.smallest[rule.of as usize] = sum;
-                    self.best[rule.of as usize] = Some(place as u32);
-                    changed = true;
+        // By symbol the rules it is a part of, as often as it is.
+        let mut within: Vec<Vec<u32>> = vec![Vec::new(); self.symbols.len()];
+        let mut missing = Vec::with_capacity(self.rules.len());
+        for (place, rule) in self.rules.iter().enumerate() {
+            missing.push((rule.parts.len(), 0));
+            for &part in &rule.parts {
+                within[part as usize].push(place as u32);
+            }
+            if rule.parts.is_empty() {
+                open.push(Reverse((0, rule.of, Some(place as u32))));
+            }
+        }
+        while let Some(Reverse((tokens, symbol, best))) = open.pop() {
+            if tokens >= self.smallest[symbol as usize] {
+                continue;
+            }
+            self.smallest[symbol as usize] = tokens;
+            self.best[symbol as usize] = best;
+            for &place in &within[symbol as usize] {
+                let (parts, sum) = &mut missing[place as usize];
+                *parts -= 1;
+                *sum = (*sum + tokens).min(NEVER);
+                if *parts == 0 {
+                    let of = self.rules[place as usize].of;
+                    open.push(Reverse((*sum, of, Some(place))));
                 }
             }
-            if !changed {
-                break;
-            }
         }
-        if self.smallest[self.start as usize] >= NEVER {
+        if let Some(fault) = lexemes.fault() {
+            return Err(format!("its strings take too long to follow: {fault}"));
+        }
+        let smallest = self.smallest[self.start as usize];
+        if smallest >= NEVER {
             return Err("no JSON fits it, or none that could be found".into());
+        }
+        if smallest > MOST_TOKENS {
+            return Err(format!(
+                "the smallest JSON that fits it has {smallest} tokens, more than {MOST_TOKENS}"
+            ));
         }
         for place in 0..self.rules.len() {
             let parts = &self.rules[place].parts;
-            let rest = (0..=parts.len()).map(|at| self.sum(&parts[at..])).collect();
+            let mut rest: Vec<usize> = Vec::with_capacity(parts.len() + 1);
+            rest.push(0);
+            for &part in parts.iter().rev() {
+                let after = rest[rest.len() - 1] + self.smallest[part as usize];
+                rest.push(after.min(NEVER));
+            }
+            rest.reverse();
             self.rules[place].rest = rest;
         }
         Ok(())
-    }
-
-    fn sum(&self, parts: &[u32]) -> usize {
-        let each = parts.iter().map(|&part| self.smallest[part as usize]);
-        each.fold(0, |sum, tokens| (sum + tokens).min(NEVER))
     }
 
     /// How far one lexeme more can take an answer from its end: what is left of the lexeme itself and of every rule that
@@ -152,40 +182,49 @@ impl Rules {
                 };
             }
         }
-        let most = |all: Vec<usize>| all.into_iter().max().filter(|&most| most < NEVER);
-        self.step = self.deepest(Parts::First).and_then(most);
-        let depth = self.deepest(Parts::All);
-        self.depth = depth
-            .map(|depth| depth[self.start as usize].max(self.smallest[self.start as usize]))
-            .filter(|&depth| depth < NEVER);
+        let most = self.deepest(Parts::First).into_iter().max();
+        self.step = most.filter(|&most| most < NEVER);
+        let depth = self.deepest(Parts::All)[self.start as usize];
+        let depth = depth.max(self.smallest[self.start as usize]);
+        self.depth = Some(depth).filter(|&depth| depth < NEVER);
     }
 
     /// By symbol, the most tokens that are left of it while one of its lexemes is written: a first one, or any. A rule that
-    /// begins with its own symbol adds only what may be left out. None where there is no bound.
-    fn deepest(&self, of: Parts) -> Option<Vec<usize>> {
+    /// begins with its own symbol adds only what may be left out. [`NEVER`] where rules are within themselves, or above
+    /// such.
+    fn deepest(&self, of: Parts) -> Vec<usize> {
         let mut most = self.farthest.clone();
-        // Each round goes one rule deeper; without rules within themselves there are no more rounds than symbols.
-        for _ in 0..=self.symbols.len() {
-            let mut changed = false;
-            for rule in &self.rules {
-                for (at, &part) in rule.parts.iter().enumerate() {
-                    if !(at == 0 && part == rule.of) {
-                        let here = (most[part as usize] + rule.rest[at + 1]).min(NEVER);
-                        if here > most[rule.of as usize] {
-                            most[rule.of as usize] = here;
-                            changed = true;
-                        }
-                    }
-                    if of == Parts::First && !self.symbols[part as usize].may_be_empty {
-                        break;
-                    }
+        // By symbol, what it is a part of, and what is left of that after it.
+        let mut above: Vec<Vec<(u32, usize)>> = vec![Vec::new(); self.symbols.len()];
+        let mut missing = vec![0; self.symbols.len()];
+        for rule in &self.rules {
+            for (at, &part) in rule.parts.iter().enumerate() {
+                if !(at == 0 && part == rule.of) {
+                    above[part as usize].push((rule.of, rule.rest[at + 1]));
+                    missing[rule.of as usize] += 1;
+                }
+                if of == Parts::First && !self.symbols[part as usize].may_be_empty {
+                    break;
                 }
             }
-            if !changed {
-                return Some(most);
+        }
+        let mut open: Vec<usize> = (0..most.len()).filter(|&one| missing[one] == 0).collect();
+        while let Some(part) = open.pop() {
+            for &(of, rest) in &above[part] {
+                let of = of as usize;
+                most[of] = most[of].max((most[part] + rest).min(NEVER));
+                missing[of] -= 1;
+                if missing[of] == 0 {
+                    open.push(of);
+                }
             }
         }
-        None
+        for (most, missing) in most.iter_mut().zip(missing) {
+            if missing > 0 {
+                *most = NEVER;
+            }
+        }
+        most
     }
 }
 

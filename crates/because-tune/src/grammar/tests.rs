@@ -434,3 +434,267 @@ fn a_schema_is_compiled_once() {
     let first = GRAMMARS.compiled(&schema).unwrap();
     assert!(Arc::ptr_eq(&first, &GRAMMARS.compiled(&schema).unwrap()));
 }
+
+fn refused(schema: &Value) -> String {
+    GRAMMARS.json(schema).unwrap_err().to_string()
+}
+
+/// On a thread with the stack that threads have by default.
+fn on_a_small_stack<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(2 << 20);
+        let thread = thread.spawn_scoped(scope, test).unwrap();
+        thread.join().unwrap()
+    })
+}
+
+#[test]
+fn a_schema_whose_smallest_answer_is_huge_is_refused() {
+    let nulls =
+        |least: u64| json!({ "type": "array", "items": { "type": "null" }, "minItems": least });
+    let said = refused(&nulls(4_000_000_000));
+    assert!(
+        said.contains("the smallest JSON that fits it has"),
+        "{said}"
+    );
+    let mut nested = nulls(500);
+    for level in 0..8 {
+        nested = json!({ "type": "array", "items": nested, "minItems": 500 });
+        let said = refused(&nested);
+        // More than can be counted is as good as none.
+        let expected = [
+            "the smallest JSON that fits it has",
+            "none that could be found",
+        ];
+        assert!(
+            expected.iter().any(|one| said.contains(one)),
+            "{level}: {said}"
+        );
+    }
+    assert!(needed(&nulls(1000)) > 1000);
+}
+
+/// A chain of definitions, each of which is the next.
+fn chain(length: usize) -> Value {
+    let mut definitions = Map::new();
+    for link in 0..length {
+        let next = json!({ "$ref": format!("#/$defs/{}", link + 1) });
+        definitions.insert(link.to_string(), next);
+    }
+    definitions.insert(length.to_string(), json!({ "type": "null" }));
+    json!({ "$ref": "#/$defs/0", "$defs": definitions })
+}
+
+fn with_fields(count: usize, prefix: &str) -> Value {
+    let fields = (0..count).map(|field| (format!("{prefix}{field}"), json!({ "type": "null" })));
+    let fields: Map<String, Value> = fields.collect();
+    let names: Vec<String> = fields.keys().cloned().collect();
+    json!({ "type": "object", "properties": fields, "required": names, "additionalProperties": false })
+}
+
+#[test]
+fn a_schema_too_deep_or_too_wide_is_refused_and_never_ends_the_program() {
+    on_a_small_stack(|| {
+        for length in [30_000, 3000, 200] {
+            let said = refused(&chain(length));
+            assert!(
+                said.contains("within one another") || said.contains("larger than"),
+                "{said}"
+            );
+        }
+        let said = refused(&json!({ "properties": { "x": with_fields(20_000, "") } }));
+        assert!(
+            said.contains("schema at /properties/x/properties: has 20000 fields"),
+            "{said}"
+        );
+        let constant: Map<String, Value> =
+            (0..20_000).map(|at| (at.to_string(), json!(1))).collect();
+        assert!(refused(&json!({ "const": constant })).contains("fields"));
+        let mut deep = json!({});
+        for _ in 0..1000 {
+            deep = json!({ "anyOf": [deep] });
+        }
+        assert!(refused(&deep).contains("within one another"));
+        let mut patterns = Map::new();
+        for at in 0..40 {
+            patterns.insert(format!("^{at}$"), json!({}));
+        }
+        assert!(refused(&json!({ "patternProperties": patterns })).contains("patterns"));
+    });
+}
+
+#[test]
+fn the_deepest_and_widest_schemas_compile_on_a_small_stack() {
+    on_a_small_stack(|| {
+        assert!(needed(&chain(120)) > 0);
+        let wide = with_fields(1000, "a");
+        assert!(needed(&wide) > 1000);
+        let mut grammar = GRAMMARS.json(&wide).unwrap();
+        let mut logits = vec![0.0; VOCABULARY.size()];
+        grammar.mask(&mut logits, 10_000).unwrap();
+        // Their fields are those of one object.
+        let parts: Vec<Value> = (0..8)
+            .map(|part| {
+                let mut part = with_fields(1000, &part.to_string());
+                part["additionalProperties"] = json!(true);
+                part
+            })
+            .collect();
+        let _ = GRAMMARS.json(&json!({ "allOf": parts }));
+    });
+}
+
+#[test]
+fn references_that_go_round_compile() {
+    let node = json!({
+        "type": "object",
+        "properties": { "a": { "$ref": "#/$defs/b" }, "b": { "$ref": "#/$defs/a" }, "c": { "$ref": "#" } },
+        "additionalProperties": false
+    });
+    let schema = json!({ "$ref": "#/$defs/a", "$defs": { "a": node, "b": node } });
+    assert!(needed(&schema) < 10);
+}
+
+#[test]
+fn a_fault_the_compiler_panics_at_has_its_place() {
+    let long = "\u{e9}".repeat(80);
+    let said = refused(&json!({ "properties": { "a": { "minLength": long } } }));
+    assert!(said.starts_with("schema at /properties/a: "), "{said}");
+}
+
+#[test]
+fn patterns_with_too_many_states_to_look_through_take_the_way_that_is_known() {
+    let pattern =
+        |letter: &str| json!({ "type": "string", "pattern": format!("^(y|x.*{letter}.{{24}})$") });
+    let schema = json!({ "allOf": [pattern("a"), pattern("b")] });
+    let begun = std::time::Instant::now();
+    let mut rng = generator(11, "patterns");
+    for room in [needed(&schema), 100] {
+        for decoding in decodings(room as u64) {
+            assert_fits(
+                &schema,
+                &answer(&schema, room, &decoding, &mut rng).unwrap(),
+            );
+        }
+    }
+    let compiled = GRAMMARS.compiled(&schema).unwrap();
+    assert!(compiled.lexemes(Fuel::TOKEN).fault().is_none());
+    assert!(begun.elapsed().as_secs() < 60);
+}
+
+#[test]
+fn a_refusal_is_remembered() {
+    let grammars = Grammars::new(&VOCABULARY, &stops()).unwrap();
+    let bad = json!({ "type": "array", "items": { "uniqueItems": true } });
+    let first = grammars.json(&bad).unwrap_err().to_string();
+    let known = grammars.kept().find(&bad.to_string());
+    assert_eq!(known.err().unwrap().to_string(), first);
+    assert_eq!(grammars.json(&bad).unwrap_err().to_string(), first);
+}
+
+#[test]
+fn a_schema_whose_automaton_is_lost_is_compiled_anew() {
+    let schema = json!({ "type": "string", "pattern": "^[a-f]{3,900}$" });
+    let first = GRAMMARS.compiled(&schema).unwrap();
+    {
+        let mut lexemes = first.lexemes(Fuel {
+            steps: 1,
+            searched: 1,
+        });
+        let mut chart = first.chart.clone();
+        // More letters than were looked at when it was compiled.
+        let text = format!("\"{}", "a".repeat(800));
+        chart.read(&first.rules, &mut lexemes, text.as_bytes());
+        assert!(lexemes.fault().is_some());
+    }
+    let second = GRAMMARS.compiled(&schema).unwrap();
+    assert!(!Arc::ptr_eq(&first, &second));
+    let mut rng = generator(9, "lost");
+    assert_fits(
+        &schema,
+        &answer(&schema, 20, &decodings(9)[1], &mut rng).unwrap(),
+    );
+}
+
+#[test]
+fn the_way_to_the_end_of_a_long_text_is_searched_once() {
+    let schema = json!({ "type": "string", "minLength": 3000 });
+    let mut grammar = GRAMMARS.json(&schema).unwrap();
+    let trie = GRAMMARS.0.tokens.tok_trie();
+    for text in ["\"", "z", "quiet", "\u{e9}"] {
+        let bytes = text.as_bytes();
+        let compiled = Arc::clone(&grammar.compiled);
+        let mut lexemes = compiled.lexemes(Fuel {
+            steps: 200_000,
+            searched: 0,
+        });
+        assert!(grammar.chart.read(&compiled.rules, &mut lexemes, bytes));
+        let ending = grammar
+            .chart
+            .ending(&compiled.rules, &mut lexemes, trie, 5000);
+        assert!(ending.is_some(), "{text}");
+    }
+}
+
+#[test]
+fn fields_come_in_the_order_of_the_schema_that_was_given() {
+    let ordered = |names: [&str; 2]| {
+        let fields = names
+            .iter()
+            .map(|name| ((*name).to_owned(), json!({ "type": "null" })));
+        json!({ "type": "object", "properties": fields.collect::<Map<_, _>>(), "required": names,
+            "additionalProperties": false })
+    };
+    let mut rng = generator(10, "order");
+    for (names, text) in [
+        (["one", "two"], r#"{"one":null,"two":null}"#),
+        (["two", "one"], r#"{"two":null,"one":null}"#),
+    ] {
+        let own = answer(&ordered(names), 60, &decodings(3)[1], &mut rng).unwrap();
+        assert_eq!(own, text);
+    }
+}
+
+#[test]
+fn what_a_reference_leads_to_is_narrow_wherever_it_is() {
+    let schema = json!({
+        "type": "object",
+        "properties": { "n": { "$ref": "#/components/schemas/count" } },
+        "required": ["n"],
+        "additionalProperties": false,
+        "components": { "schemas": { "count": { "anyOf": [{ "$ref": "#/x/whole" }] } } },
+        "x": { "whole": { "type": "integer" } }
+    });
+    let narrow = schema::narrowed(&schema);
+    assert_eq!(narrow["x"]["whole"]["maximum"], json!((1u64 << 53) - 1));
+    assert_eq!(
+        narrow["components"]["schemas"]["count"]["anyOf"],
+        schema["components"]["schemas"]["count"]["anyOf"]
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn one_of_many_long_names_is_written_whole_however_small_the_room(
+        names in prop::collection::btree_set("[a-z\\-\u{e9}]{10,40}|[a-z0-9]{22}", 20..60),
+        seed: u64,
+        slack in 0usize..30,
+    ) {
+        let names: Vec<String> = names.into_iter().collect();
+        let mut rng = generator(seed, "names");
+        for schema in [
+            json!({ "enum": names }),
+            json!({ "type": "object", "properties": { "choice": { "enum": names }, "why": { "type": "string", "maxLength": 30 } },
+                "required": ["choice", "why"], "additionalProperties": false }),
+            json!({ "anyOf": [{ "enum": names }, { "type": "integer", "multipleOf": 7 }, { "const": 1e300 }] }),
+        ] {
+            let room = needed(&schema) + slack;
+            for decoding in decodings(seed) {
+                let text = answer(&schema, room, &decoding, &mut rng).unwrap();
+                assert_fits(&schema, &text);
+            }
+        }
+    }
+}
