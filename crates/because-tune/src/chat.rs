@@ -90,6 +90,20 @@ impl Chat {
         &self.stops
     }
 
+    /// A number that differs where prompts, or what is made of an answer's tokens, may differ.
+    pub(crate) fn fingerprint(&self) -> Result<u64> {
+        let mut hash = fnv(FNV, self.template.source()?.as_bytes());
+        for name in ["bos_token", "eos_token", "pad_token"] {
+            let token = self.template.token(name).unwrap_or_default();
+            // A byte that is in no text keeps neighbours apart.
+            hash = fnv(fnv(hash, token.as_bytes()), &[0xff]);
+        }
+        for stop in &self.stops {
+            hash = fnv(hash, &stop.to_le_bytes());
+        }
+        Ok(fnv(hash, self.vocabulary.rules()?.as_bytes()))
+    }
+
     /// Lets no token end an answer.
     #[cfg(test)]
     pub(crate) fn forget_stops(&mut self) {
@@ -230,6 +244,16 @@ impl Chat {
         flush(&mut runs, &mut text, &mut header, in_answer)?;
         Ok(runs)
     }
+}
+
+/// Where the hash of Fowler, Noll and Vo begins.
+pub(crate) const FNV: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Goes on with that hash, which is the same in every version and on every machine.
+pub(crate) fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Tokens of the answer and its end.

@@ -22,7 +22,7 @@ use serde_json::Value;
 use self::answering::Answer;
 pub use self::answering::{Answering, Piece};
 pub(crate) use self::row::{Constraint, Row};
-pub(crate) use self::scheduler::{Event, Scheduler};
+pub(crate) use self::scheduler::Scheduler;
 pub use self::settings::EngineSettings;
 use crate::decoding::Decoding;
 use crate::error::{Result, TuneError};
@@ -157,7 +157,7 @@ impl Engine {
     /// Asks, and returns as soon as the prompt is turned into tokens.
     ///
     /// # Errors
-    /// [`TuneError::Busy`] when the queue is full, [`TuneError::ContextTooLong`] when there is no room for an answer, and when
+    /// [`TuneError::Busy`] when the queue is full, [`TuneError::Ended`] when the engine has ended, [`TuneError::ContextTooLong`] when there is no room for an answer, and when
     /// the chat cannot be rendered, a setting is out of its range, no adapter has this name or the schema cannot be followed.
     pub fn submit(&self, ask: Ask) -> Result<Answering> {
         self.submit_row(ask.row(&self.model)?)
@@ -176,9 +176,7 @@ impl Engine {
         let (answer, answering) = Answer::new(Arc::clone(&self.under_way));
         match self.inbox.send((row, answer)) {
             Ok(()) => Ok(answering),
-            Err(_) => Err(TuneError::Generation {
-                reason: "the engine has ended".into(),
-            }),
+            Err(_) => Err(TuneError::Ended),
         }
     }
 
@@ -203,16 +201,16 @@ impl Engine {
 
 fn run(mut scheduler: Scheduler, submissions: &Receiver<Submission>) {
     let mut answers: HashMap<u64, Answer> = HashMap::new();
-    let mut events = Vec::new();
+    let mut pieces = Vec::new();
     loop {
         if scheduler.is_idle() {
-            let Ok(first) = submissions.recv() else {
+            let Ok((row, answer)) = submissions.recv() else {
                 return;
             };
-            add(&mut scheduler, &mut answers, first);
+            answers.insert(scheduler.add(row), answer);
         }
-        while let Ok(another) = submissions.try_recv() {
-            add(&mut scheduler, &mut answers, another);
+        while let Ok((row, answer)) = submissions.try_recv() {
+            answers.insert(scheduler.add(row), answer);
         }
         answers.retain(|&id, answer| {
             let cancelled = answer.is_cancelled();
@@ -221,37 +219,23 @@ fn run(mut scheduler: Scheduler, submissions: &Receiver<Submission>) {
             }
             !cancelled
         });
-        if let Err(error) = scheduler.step(&mut events) {
+        if let Err(error) = scheduler.step(&mut pieces) {
             scheduler.clear();
             let reason = error.to_string();
-            for (_, answer) in answers.drain() {
+            for (_, mut answer) in answers.drain() {
                 let reason = reason.clone();
-                answer.end(Err(TuneError::Generation { reason }));
+                answer.put(Piece::Failed(TuneError::Generation { reason }));
             }
         }
-        for (id, event) in events.drain(..) {
-            let ended = match event {
-                Event::Text(text) => {
-                    if let Some(answer) = answers.get(&id) {
-                        answer.give(text);
-                    }
-                    continue;
+        for (id, piece) in pieces.drain(..) {
+            if let Piece::Text(_) = piece {
+                if let Some(answer) = answers.get_mut(&id) {
+                    answer.put(piece);
                 }
-                Event::Done(generation) => Ok(generation),
-                Event::Failed(error) => Err(error),
-            };
-            if let Some(answer) = answers.remove(&id) {
-                answer.end(ended);
+            } else if let Some(mut answer) = answers.remove(&id) {
+                answer.put(piece);
             }
         }
-    }
-}
-
-fn add(scheduler: &mut Scheduler, answers: &mut HashMap<u64, Answer>, (row, answer): Submission) {
-    match scheduler.add(row) {
-        Ok(id) => {
-            answers.insert(id, answer);
-        }
-        Err(error) => answer.end(Err(error)),
+        answers.values().for_each(Answer::wake);
     }
 }

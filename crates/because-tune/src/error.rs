@@ -146,6 +146,9 @@ pub enum TuneError {
         /// What happened.
         reason: String,
     },
+    /// An engine is no more, through a fault of this program. Another one may answer the same ask.
+    #[error("the engine ended before the answer")]
+    Ended,
     /// A JSON schema that an answer cannot be held to.
     #[error("schema{}: {reason}", at(place))]
     Schema {
@@ -224,6 +227,7 @@ impl TuneError {
             | Self::Interrupted { .. }
             | Self::Busy { .. }
             | Self::Generation { .. }
+            | Self::Ended
             | Self::Tensor(_) => false,
             _ => true,
         }

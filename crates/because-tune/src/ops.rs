@@ -45,5 +45,5 @@ pub(crate) use pool::{Pool, tensor, values, view};
 pub(crate) use quantised::Quantised;
 pub(crate) use rope::{Rope, RopeTable};
 pub(crate) use rows::{embed, embed_backward, gather, scatter};
-pub(crate) use simd::{bf16_to_f32, f16_to_f32};
+pub(crate) use simd::{bf16_to_f32, boltzmann, f16_to_f32, highest};
 pub(crate) use swiglu::{swiglu, swiglu_backward, swiglu_in_place};

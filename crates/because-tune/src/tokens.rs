@@ -85,6 +85,15 @@ impl Vocabulary {
         self.size
     }
 
+    /// All that makes its tokens and texts, as `tokenizer.json` says it.
+    pub(crate) fn rules(&self) -> Result<String> {
+        self.whole
+            .to_string(false)
+            .map_err(|error| TuneError::Chat {
+                reason: error.to_string(),
+            })
+    }
+
     /// The id of a special token.
     pub(crate) fn special(&self, text: &str) -> Option<u32> {
         self.specials

@@ -11,10 +11,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::base::Base;
-use crate::chat::Chat;
+use crate::chat::{Chat, fnv};
 use crate::config::QwenConfig;
 use crate::decoding::Decoding;
-use crate::engine::{Ask, Engine, EngineSettings, Event, Row, Scheduler};
+use crate::engine::{self, Ask, Engine, EngineSettings, Row, Scheduler};
 use crate::error::{Result, TuneError};
 use crate::grammar::{Grammar, Grammars};
 use crate::infer::{Inference, KeyValues, Piece, Wants};
@@ -31,8 +31,11 @@ use crate::overlay::Overlay;
 pub struct TunedModel {
     loaded: Arc<Loaded>,
     id: ModelId,
+    /// Of the weights, the tokenizer and the chat template.
+    fingerprint: u64,
     decoding: Decoding,
-    settings: EngineSettings,
+    /// Where none were given, the usual ones as far as memory goes.
+    settings: Option<EngineSettings>,
     /// What works on the caller's thread; its prefix cache stays from call to call.
     scheduler: Mutex<Option<Scheduler>>,
     engine: Mutex<Option<Engine>>,
@@ -172,23 +175,28 @@ impl TunedModel {
                 base.fingerprint(&layers)?
             }
         };
-        Ok(Self {
+        let fingerprint = fnv(fingerprint, &chat.fingerprint()?.to_le_bytes());
+        let model = Self {
             loaded: Arc::new(Loaded::new(base, chat, own)),
-            // Two models of one name must not answer from one cache.
             id: ModelId {
                 model: name,
-                endpoint: format!("local:{fingerprint:016x}"),
+                endpoint: String::new(),
             },
+            fingerprint,
             decoding: Decoding::default(),
-            settings: EngineSettings::default(),
+            settings: None,
             scheduler: Mutex::default(),
             engine: Mutex::default(),
-        })
+        };
+        Ok(model.decoding(Decoding::default()))
     }
 
     /// What is used where a [`ChatRequest`] leaves the choice to the model; greedy unless set.
     #[must_use]
     pub fn decoding(mut self, decoding: Decoding) -> Self {
+        // What answers another way must not answer from the same cache.
+        let asked = serde_json::to_vec(&decoding).unwrap_or_default();
+        self.id.endpoint = format!("local:{:016x}", fnv(self.fingerprint, &asked));
         self.decoding = decoding;
         self
     }
@@ -196,7 +204,7 @@ impl TunedModel {
     /// How much it does at once, and how much memory that may take.
     #[must_use]
     pub fn settings(mut self, settings: EngineSettings) -> Self {
-        self.settings = settings;
+        self.settings = Some(settings);
         self.scheduler = Mutex::default();
         self.engine = Mutex::default();
         self
@@ -235,6 +243,12 @@ impl TunedModel {
     /// # Errors
     /// When there is none of this name, or the model was loaded with it.
     pub fn remove_adapter(&self, name: &str) -> Result<()> {
+        if self.loaded.own.as_ref().is_some_and(|(own, _)| own == name) {
+            return Err(TuneError::Setting {
+                field: "adapter",
+                reason: format!("the model was loaded with {name:?}, which stays"),
+            });
+        }
         match self.others().remove(name) {
             Some(_) => Ok(()),
             None => Err(unknown(name)),
@@ -245,7 +259,9 @@ impl TunedModel {
     #[must_use]
     pub fn adapters(&self) -> Vec<String> {
         let own = self.loaded.own.iter().map(|(name, _)| name.clone());
-        own.chain(self.others().keys().cloned()).collect()
+        let others = &self.loaded.others;
+        let others = others.read().unwrap_or_else(PoisonError::into_inner);
+        own.chain(others.keys().cloned()).collect()
     }
 
     fn others(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<Overlay>>> {
@@ -333,26 +349,29 @@ impl TunedModel {
             Some(scheduler) => scheduler,
             none => none.insert(Scheduler::new(
                 Arc::clone(&self.loaded),
-                self.settings.clone(),
+                self.own_settings(),
             )?),
         };
         // What an error may have left.
         scheduler.clear();
         let mut outputs: Vec<Option<Generation>> = vec![None; rows.len()];
         let mut first = None;
-        for row in rows {
-            let id = scheduler.add(row)?;
+        for mut row in rows {
+            scheduler.check(&mut row)?;
+            let id = scheduler.add(row);
             first.get_or_insert(id);
         }
         let first = first.unwrap_or(0);
-        let mut events = Vec::new();
+        let mut pieces = Vec::new();
         while !scheduler.is_idle() {
-            scheduler.step(&mut events)?;
-            for (id, event) in events.drain(..) {
-                match event {
-                    Event::Text(_) => {}
-                    Event::Done(generation) => outputs[(id - first) as usize] = Some(generation),
-                    Event::Failed(error) => return Err(error),
+            scheduler.step(&mut pieces)?;
+            for (id, piece) in pieces.drain(..) {
+                match piece {
+                    engine::Piece::Text(_) => {}
+                    engine::Piece::Done(generation) => {
+                        outputs[(id - first) as usize] = Some(generation);
+                    }
+                    engine::Piece::Failed(error) => return Err(error),
                 }
             }
         }
@@ -445,12 +464,17 @@ impl TunedModel {
         }
     }
 
+    fn own_settings(&self) -> EngineSettings {
+        let usual = || EngineSettings::default().fitted();
+        self.settings.clone().unwrap_or_else(usual)
+    }
+
     fn own_engine(&self) -> Result<Engine> {
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(engine) = engine.as_ref().filter(|engine| !engine.has_ended()) {
             return Ok(engine.clone());
         }
-        Ok(engine.insert(self.engine(self.settings.clone())?).clone())
+        Ok(engine.insert(self.engine(self.own_settings())?).clone())
     }
 
     fn response(&self, generation: &Generation) -> Result<ChatResponse> {
@@ -509,9 +533,115 @@ fn chat_error(error: &TuneError) -> ChatError {
             retry_after: None,
             rate_limits: None,
         },
+        // The next ask starts another engine.
+        TuneError::Ended => ChatError::Transient { message },
         _ => ChatError::Permanent {
             status: None,
             message,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(folder: &Path) -> TunedModel {
+        crate::tiny::TinyBase::new()
+            .steps(1)
+            .vocab_size(300)
+            .build(
+                vec!["why this and why not that".to_owned(); 4],
+                folder,
+                &mut |_| {},
+            )
+            .unwrap();
+        TunedModel::load(folder, None).unwrap()
+    }
+
+    #[test]
+    fn an_id_tells_apart_all_that_answers_depend_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = base(folder.path()).id();
+        let load = || TunedModel::load(folder.path(), None).unwrap();
+        assert_eq!(load().id(), plain);
+        assert!(plain.endpoint.starts_with("local:"));
+        let mut all = vec![plain];
+        let usual = Decoding::default;
+        for decoding in [
+            Decoding {
+                temperature: 0.5,
+                ..usual()
+            },
+            Decoding {
+                repetition_penalty: 1.5,
+                ..usual()
+            },
+            Decoding {
+                top_k: 4,
+                ..usual()
+            },
+            Decoding {
+                stop: vec!["END".into()],
+                ..usual()
+            },
+            Decoding::greedy(7),
+        ] {
+            let model = load().decoding(decoding);
+            assert!(!all.contains(&model.id()), "{:?}", model.decoding);
+            all.push(model.id());
+            assert_eq!(model.decoding(usual()).id(), all[0]);
+        }
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        };
+        write("generation_config.json", r#"{"eos_token_id": [7]}"#);
+        assert!(!all.contains(&load().id()), "a token that ends answers");
+        all.push(load().id());
+        write(
+            "chat_template.jinja",
+            "{% for one in messages %}{{ one['content'] }}{% endfor %}",
+        );
+        assert!(!all.contains(&load().id()), "the template");
+        all.push(load().id());
+        let path = folder.path().join("tokenizer.json");
+        let mut rules: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let merges = rules["model"]["merges"].as_array_mut().unwrap();
+        merges.pop().unwrap();
+        std::fs::write(&path, rules.to_string()).unwrap();
+        assert!(!all.contains(&load().id()), "the tokenizer");
+    }
+
+    #[test]
+    fn an_engine_that_ended_may_be_asked_again() {
+        assert!(chat_error(&TuneError::Ended).is_retryable());
+        let reason = "no token".to_owned();
+        assert!(!chat_error(&TuneError::Generation { reason }).is_retryable());
+    }
+
+    #[test]
+    fn the_adapter_of_the_model_is_not_taken_away() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+        let adapter = folder.join("adapter");
+        let model = base(tempfile::tempdir().unwrap().path());
+        let error = model.remove_adapter("adapter").unwrap_err().to_string();
+        assert_eq!(error, "adapter: no adapter is called \"adapter\"");
+        let opened = crate::base::BaseFolder::open(&folder.join("base"))
+            .unwrap()
+            .model()
+            .unwrap();
+        let (overlay, _) = Overlay::read(&adapter, &opened).unwrap();
+        let own = Some(("adapter".to_owned(), Arc::new(overlay)));
+        let chat = crate::tiny::tests::chat();
+        let model = TunedModel {
+            loaded: Arc::new(Loaded::new(opened, chat, own)),
+            ..model
+        };
+        let error = model.remove_adapter("adapter").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "adapter: the model was loaded with \"adapter\", which stays"
+        );
+        assert_eq!(model.adapters(), ["adapter"]);
     }
 }

@@ -287,14 +287,19 @@ fn about_split(explained: &ExplainedSplit) -> String {
         pairs,
         explanations,
         kept,
+        failed,
         tokens_per_second,
         cached_share,
         first_token_seconds,
         seconds,
         ..
     } = explained;
+    let failures = match failed {
+        0 => String::new(),
+        failed => format!("{failed} pairs could not be explained\n"),
+    };
     let pairs = format!(
-        "{}: {pairs} pairs, {kept} of them explained before\n",
+        "{}: {pairs} pairs, {kept} of them explained before\n{failures}",
         out.display()
     );
     if *explanations == 0 {

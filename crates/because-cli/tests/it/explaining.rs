@@ -40,6 +40,7 @@ fn a_split_is_explained_once_and_as_its_pairs_are_one_by_one() {
         (&first["explanations"], &first["kept"]),
         (&pairs.into(), &0.into())
     );
+    assert_eq!(first["failed"], 0);
     assert!(first["cached_share"].as_f64().unwrap() > 0.0, "{first}");
     let whole = std::fs::read(&out).unwrap();
     let explained = lines(&out);
@@ -99,6 +100,26 @@ fn a_split_is_explained_once_and_as_its_pairs_are_one_by_one() {
     );
     assert_eq!(std::fs::read(&items).unwrap(), before);
     assert_eq!(because(&["explain", text(&project)]).status.code(), Some(2));
+
+    // A prompt longer than the model's context is the matter of its own pair.
+    let path = project.join("profiles.layer1.jsonl");
+    let mut profiles = lines(&path);
+    for profile in &mut profiles {
+        if profile["id"] == item.as_str() {
+            profile["summary"] = "why this and not that ".repeat(20_000).into();
+        }
+    }
+    let profiles: Vec<String> = profiles.iter().map(Value::to_string).collect();
+    std::fs::write(&path, profiles.join("\n") + "\n").unwrap();
+    let without = json(&of_split);
+    let count = |name: &str| without[name].as_u64().unwrap();
+    assert!(count("failed") > 0, "{without}");
+    assert_eq!(
+        count("failed") + count("explanations") + count("kept"),
+        pairs
+    );
+    assert_eq!(lines(&out).len() as u64, pairs - count("failed"));
+    assert!(lines(&out).iter().all(|line| line["item"] != item.as_str()));
 }
 
 /// Ends it with the test, however that ends.

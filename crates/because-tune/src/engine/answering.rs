@@ -75,7 +75,7 @@ impl Answering {
                 Some(Piece::Text(_)) => {}
                 Some(Piece::Done(generation)) => return Ok(generation),
                 Some(Piece::Failed(error)) => return Err(error),
-                None => return Err(ended()),
+                None => return Err(TuneError::Ended),
             }
         }
     }
@@ -91,7 +91,7 @@ impl Answering {
                 Some(Piece::Text(_)) => {}
                 Some(Piece::Done(generation)) => return Ok(generation),
                 Some(Piece::Failed(error)) => return Err(error),
-                None if state.complete => return Err(ended()),
+                None if state.complete => return Err(TuneError::Ended),
                 None => {
                     let waited = self.channel.arrived.wait(state);
                     state = waited.unwrap_or_else(PoisonError::into_inner);
@@ -104,12 +104,6 @@ impl Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         self.channel.state().cancelled = true;
-    }
-}
-
-fn ended() -> TuneError {
-    TuneError::Generation {
-        reason: "the engine ended before the answer".into(),
     }
 }
 
@@ -136,31 +130,26 @@ impl Answer {
         self.channel.state().cancelled
     }
 
-    pub(super) fn give(&self, text: String) {
-        self.put(Piece::Text(text));
-    }
-
-    pub(super) fn end(mut self, last: Result<Generation>) {
-        self.discount();
-        self.put(match last {
-            Ok(generation) => Piece::Done(generation),
-            Err(error) => Piece::Failed(error),
-        });
-    }
-
-    fn discount(&mut self) {
-        if let Some(under_way) = self.under_way.take() {
-            under_way.fetch_sub(1, Ordering::AcqRel);
+    /// Lets whoever waits look again, though there is nothing new: a stop asked for elsewhere is seen then.
+    pub(super) fn wake(&self) {
+        let waker = self.channel.state().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
-    fn put(&self, piece: Piece) {
+    /// Hands over the next piece; nothing follows one that is not a text.
+    pub(super) fn put(&mut self, piece: Piece) {
+        let is_last = !matches!(piece, Piece::Text(_));
+        if is_last && let Some(under_way) = self.under_way.take() {
+            under_way.fetch_sub(1, Ordering::AcqRel);
+        }
         let waker = {
             let mut state = self.channel.state();
             if state.complete {
                 return;
             }
-            state.complete = !matches!(piece, Piece::Text(_));
+            state.complete = is_last;
             state.pieces.push_back(piece);
             state.waker.take()
         };
@@ -173,7 +162,6 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.discount();
-        self.put(Piece::Failed(ended()));
+        self.put(Piece::Failed(TuneError::Ended));
     }
 }

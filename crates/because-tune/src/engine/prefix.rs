@@ -1,9 +1,10 @@
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
 use super::pages::PagePool;
 use crate::ops::PAGE;
 
-/// Prompts that were computed, page by page as a tree: what begins with the same tokens under the same adapter shares its
+/// Prompts and answers that were computed, page by page as a tree: what begins with the same tokens under the same adapter shares its
 /// keys and values. Tokens are compared, not their hashes. What was not asked for longest goes first when pages run out.
 #[derive(Debug, Default)]
 pub(super) struct PrefixCache {
@@ -89,29 +90,34 @@ impl PrefixCache {
         Some(Place::After(index))
     }
 
-    /// Lets go of pages that no row reads, leaves first: those that were not asked for longest.
-    pub(super) fn evict(&mut self, pool: &mut PagePool) {
+    /// Lets go of `wanted` pages that no row reads, or more, so that looking for them does not come to count: leaves first,
+    /// those that were not asked for longest.
+    pub(super) fn evict(&mut self, pool: &mut PagePool, wanted: usize) {
+        let lets_go = |node: &Node| node.children == 0 && pool.is_idle(node.page);
         let leaf = |(index, node): (usize, &Option<Node>)| {
-            let node = node.as_ref()?;
-            let lets_go = node.children == 0 && pool.is_idle(node.page);
-            lets_go.then_some((node.used, index))
+            let node = node.as_ref().filter(|node| lets_go(node))?;
+            Some(Reverse((node.used, index)))
         };
-        let mut leaves: Vec<(u64, usize)> =
+        let mut leaves: BinaryHeap<Reverse<(u64, usize)>> =
             self.nodes.iter().enumerate().filter_map(leaf).collect();
-        leaves.sort_unstable();
-        // Several at once, so that looking for them does not come to count.
-        leaves.truncate((leaves.len() / 16).max(1));
-        for (_, index) in leaves {
+        for _ in 0..wanted.max(leaves.len() / 16) {
+            let Some(Reverse((_, index))) = leaves.pop() else {
+                return;
+            };
             let Some(node) = self.nodes[index].take() else {
                 continue;
             };
             pool.drop_idle(node.page);
             self.found.remove(&node.key);
             self.vacant.push(index as u32);
-            if let Place::After(parent) = node.key.0
-                && let Some(parent) = &mut self.nodes[parent as usize]
-            {
-                parent.children -= 1;
+            let Place::After(parent) = node.key.0 else {
+                continue;
+            };
+            if let Some(node) = &mut self.nodes[parent as usize] {
+                node.children -= 1;
+                if node.children == 0 && pool.is_idle(node.page) {
+                    leaves.push(Reverse((node.used, parent as usize)));
+                }
             }
         }
     }
@@ -135,7 +141,7 @@ mod tests {
                 continue;
             }
             let mut page = pool.take().unwrap_or_else(|| {
-                cache.evict(pool);
+                cache.evict(pool, 1);
                 pool.take().unwrap()
             });
             place = cache
@@ -170,6 +176,22 @@ mod tests {
         );
         assert_eq!(row(&mut cache, &mut pool, 0, &[300]), young);
         assert_eq!(row(&mut cache, &mut pool, 0, &[0])[0], old[0]);
+    }
+
+    #[test]
+    fn as_many_pages_go_as_are_wanted_parents_among_them() {
+        let (mut cache, mut pool) = (PrefixCache::default(), PagePool::new(8));
+        row(&mut cache, &mut pool, 0, &[0, 100, 200, 300]);
+        row(&mut cache, &mut pool, 0, &[500]);
+        let held = cache.next(&mut pool, Place::Root(0), &tokens(0)).unwrap();
+        cache.evict(&mut pool, 3);
+        let free = std::iter::from_fn(|| pool.take()).count();
+        assert_eq!(free, 3 + 3);
+        cache.evict(&mut pool, 9);
+        assert_eq!(std::iter::from_fn(|| pool.take()).count(), 1);
+        assert_eq!(pool.available(), 0);
+        let again = cache.next(&mut pool, Place::Root(0), &tokens(0));
+        assert_eq!(again, Some(held), "what a row reads stays");
     }
 
     #[test]

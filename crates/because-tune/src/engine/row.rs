@@ -1,9 +1,9 @@
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::prefix::Place;
-use super::scheduler::page_hashes;
 use super::text::AnswerText;
 use crate::chat::Chat;
 use crate::config::QwenConfig;
@@ -63,12 +63,12 @@ pub(crate) struct Row {
     /// Tokens whose keys and values lie in its pages.
     pub(super) computed: usize,
     pub(super) pages: Vec<u32>,
-    /// Where its full pages end in the prefix cache.
+    /// How many of its pages, from the first on, the prefix cache has, and where there they end.
+    pub(super) shared: usize,
     pub(super) place: Place,
     pub(super) overlay: Option<Arc<Overlay>>,
-    /// Whether it was put back once and reads its own answer again.
-    pub(super) again: bool,
     pub(super) fault: Option<TuneError>,
+    /// Of the pages of its prompt, where there is a prefix cache.
     hashes: Vec<u64>,
     sampler: Sampler,
     constraint: Option<Box<dyn Constraint>>,
@@ -79,13 +79,6 @@ pub(crate) struct Row {
     finish: Option<Finish>,
     begun: Instant,
     first_token_seconds: f64,
-}
-
-/// What a token brought.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    /// Text that can be shown now.
-    pub(super) text: String,
 }
 
 impl std::fmt::Debug for Row {
@@ -109,42 +102,28 @@ impl Row {
         constraint: Option<Box<dyn Constraint>>,
     ) -> Result<Self> {
         decoding.check()?;
-        let adapter = overlay.as_ref().map_or(0, |overlay| overlay.id);
-        Ok(Self {
-            hashes: page_hashes(adapter, &prompt),
+        let mut row = Self {
+            id: 0,
             prompt: prompt.len(),
             ids: prompt,
-            overlay,
-            constraint,
-            place: Place::Root(adapter),
-            room: decoding.max_tokens,
-            sampler: Sampler::new(decoding),
-            ..Self::hollow()
-        })
-    }
-
-    /// A row without anything, for a moment in the place of another.
-    pub(super) fn hollow() -> Self {
-        Self {
-            id: 0,
-            ids: Vec::new(),
-            prompt: 0,
             computed: 0,
             pages: Vec::new(),
+            shared: 0,
             place: Place::Root(0),
-            overlay: None,
-            again: false,
+            overlay,
             fault: None,
             hashes: Vec::new(),
-            sampler: Sampler::new(Decoding::default()),
-            constraint: None,
-            room: 0,
+            constraint,
+            room: decoding.max_tokens,
+            sampler: Sampler::new(decoding),
             text: AnswerText::default(),
             cached: 0,
             finish: None,
             begun: Instant::now(),
             first_token_seconds: 0.0,
-        }
+        };
+        row.place = row.root();
+        Ok(row)
     }
 
     /// Checks the prompt and cuts the answer at the end of the context.
@@ -168,8 +147,25 @@ impl Row {
         Ok(())
     }
 
+    pub(super) fn adapter(&self) -> u64 {
+        self.overlay.as_ref().map_or(0, |overlay| overlay.id)
+    }
+
     pub(super) fn root(&self) -> Place {
-        Place::Root(self.overlay.as_ref().map_or(0, |overlay| overlay.id))
+        Place::Root(self.adapter())
+    }
+
+    /// Hashes the pages of its prompt, so that it can wait for what another row computes.
+    pub(super) fn hash_pages(&mut self) {
+        self.hashes = page_hashes(self.adapter(), &self.ids[..self.prompt]);
+    }
+
+    /// Pages that its tokens need and it has not yet.
+    pub(super) fn owed_pages(&self) -> usize {
+        self.ids
+            .len()
+            .div_ceil(PAGE)
+            .saturating_sub(self.pages.len())
     }
 
     /// Whether another row is computing the next page of this one's prompt.
@@ -189,11 +185,30 @@ impl Row {
         pages.filter_map(|page| self.hashes.get(page).copied())
     }
 
-    /// One more page came from the prefix cache.
-    pub(super) fn note_cached(&mut self) {
-        if !self.again {
+    /// Goes on after a page of the prefix cache.
+    pub(super) fn take_page(&mut self, place: Place, page: u32) {
+        self.pages.push(page);
+        self.note_shared(place);
+        self.computed += PAGE;
+        // What it reads again of its own when it was put back is no gain.
+        if self.ids.len() == self.prompt {
             self.cached += PAGE;
         }
+    }
+
+    /// The prefix cache has one more of its pages.
+    pub(super) fn note_shared(&mut self, place: Place) {
+        self.shared += 1;
+        self.place = place;
+    }
+
+    /// Begins anew without pages, which are given back.
+    pub(super) fn restart(&mut self) -> Vec<u32> {
+        (self.computed, self.shared, self.place) = (0, 0, self.root());
+        if self.ids.len() == self.prompt {
+            self.cached = 0;
+        }
+        std::mem::take(&mut self.pages)
     }
 
     /// The next token, among the logits of those the tokenizer knows.
@@ -212,7 +227,9 @@ impl Row {
     }
 
     /// Goes on with a token, and with those that can only come after it: they need no step of their own.
-    pub(super) fn take(&mut self, chat: &Chat, token: u32) -> Result<Outcome> {
+    ///
+    /// Gives the text that can be shown now.
+    pub(super) fn take(&mut self, chat: &Chat, token: u32) -> Result<String> {
         if self.ids.len() == self.prompt {
             self.first_token_seconds = self.begun.elapsed().as_secs_f64();
         }
@@ -228,7 +245,7 @@ impl Row {
             }
             text += &self.push(chat, token)?;
         }
-        Ok(Outcome { text })
+        Ok(text)
     }
 
     fn push(&mut self, chat: &Chat, token: u32) -> Result<String> {
@@ -276,4 +293,17 @@ impl Row {
             first_token_seconds: self.first_token_seconds,
         })
     }
+}
+
+/// Hashes of the pages of a prompt, each with all before it, by which rows see that another is computing what they need.
+fn page_hashes(adapter: u64, prompt: &[u32]) -> Vec<u64> {
+    let mut hasher = DefaultHasher::new();
+    adapter.hash(&mut hasher);
+    prompt
+        .chunks_exact(PAGE)
+        .map(|page| {
+            page.hash(&mut hasher);
+            hasher.finish()
+        })
+        .collect()
 }

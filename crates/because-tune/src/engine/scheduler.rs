@@ -1,28 +1,21 @@
 use std::collections::{HashSet, VecDeque};
+#[cfg(test)]
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::answering::Piece;
 use super::pages::PagePool;
 use super::prefix::PrefixCache;
-use super::row::{Outcome, Row, RowId};
+use super::row::{Row, RowId};
 use super::settings::EngineSettings;
 use crate::error::{Result, TuneError};
-use crate::infer::{Inference, KeyValues, Piece, Wants};
+use crate::infer::{self, Inference, KeyValues, Wants};
+use crate::memory;
 use crate::ops::PAGE;
-use crate::tuned::{Generation, Loaded};
-
-/// What a step brought for a row.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// More of its text.
-    Text(String),
-    /// Its end.
-    Done(Generation),
-    /// Its end without an answer.
-    Failed(TuneError),
-}
+use crate::tuned::Loaded;
 
 /// Continuous batching: each step computes one token for every row that writes and a piece of the prompts of those that
 /// read, and a row that ends makes room at once.
@@ -65,22 +58,33 @@ struct Planned {
 
 impl Scheduler {
     /// # Errors
-    /// When a setting is out of its range, or the memory is less than one page.
+    /// When a setting is out of its range, or the cache is less than one page or more than the memory that is free.
     pub(crate) fn new(model: Arc<Loaded>, settings: EngineSettings) -> Result<Self> {
         settings.check()?;
+        let fault = |reason| TuneError::Setting {
+            field: "cache_bytes",
+            reason,
+        };
         let page = KeyValues::page_bytes(&model.base);
-        let pages = settings.cache_bytes / page;
+        // Twice what all rows can fill at once, the second half for what the prefix cache keeps.
+        let row = model.base.config.max_position_embeddings.div_ceil(PAGE);
+        let useful = row.saturating_mul(settings.max_rows).saturating_mul(2);
+        // The ids of pages are 32 bits wide.
+        let useful = useful.min(1 << 24);
+        let pages = (settings.cache_bytes / page).min(useful as u64);
         if pages == 0 {
-            return Err(TuneError::Setting {
-                field: "cache_bytes",
-                reason: format!(
-                    "{} is not enough for {PAGE} tokens of this model, which take {page}",
-                    settings.cache_bytes
-                ),
-            });
+            return Err(fault(format!(
+                "{} is not enough for {PAGE} tokens of this model, which take {page}",
+                settings.cache_bytes
+            )));
         }
-        // More than all rows could fill would be of use to the prefix cache alone; ids of pages are 32 bits wide.
-        let pages = usize::try_from(pages.min(1 << 24)).unwrap_or(1 << 24);
+        let bytes = pages * page;
+        if let Some(free) = memory::available().filter(|&free| free < bytes) {
+            return Err(fault(format!(
+                "{bytes} bytes of keys and values are more than the {free} bytes of memory that are free"
+            )));
+        }
+        let pages = pages as usize;
         Ok(Self {
             pool: PagePool::new(pages),
             model,
@@ -108,19 +112,24 @@ impl Scheduler {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
-    /// Puts a row into the queue.
+    /// Checks a row before it is added.
     ///
     /// # Errors
     /// When its prompt has no room, is empty or has a token the model does not know.
-    pub(crate) fn add(&mut self, row: Row) -> Result<RowId> {
-        let context = self.context();
-        let mut row = row;
-        row.check(&self.model.base.config, context)?;
+    pub(crate) fn check(&self, row: &mut Row) -> Result<()> {
+        row.check(&self.model.base.config, self.context())
+    }
+
+    /// Puts a row that was checked into the queue.
+    pub(crate) fn add(&mut self, mut row: Row) -> RowId {
         row.id = self.next;
         self.next += 1;
+        if self.settings.prefix_cache {
+            row.hash_pages();
+        }
         let id = row.id;
         self.waiting.push_back(row);
-        Ok(id)
+        id
     }
 
     /// Forgets a row, wherever it is.
@@ -144,23 +153,18 @@ impl Scheduler {
     ///
     /// # Errors
     /// When the step as a whole failed; then no row will come to an end any more.
-    pub(crate) fn step(&mut self, events: &mut Vec<(RowId, Event)>) -> Result<()> {
+    pub(crate) fn step(&mut self, pieces: &mut Vec<(RowId, Piece)>) -> Result<()> {
         self.admit();
         let planned = self.plan();
         let chosen = self.compute(&planned)?;
         for (planned, chosen) in planned.iter().zip(chosen) {
             self.note_computed(planned);
-            if let Some(chosen) = chosen {
-                let row = &mut self.running[planned.row];
-                let outcome = chosen.and_then(|token| row.take(&self.model.chat, token));
-                let id = row.id;
-                match outcome {
-                    Ok(Outcome { text, .. }) if !text.is_empty() => {
-                        events.push((id, Event::Text(text)));
-                    }
-                    Ok(_) => {}
-                    Err(error) => row.fault = Some(error),
-                }
+            let Some(chosen) = chosen else { continue };
+            let (row, chat) = (&mut self.running[planned.row], &self.model.chat);
+            match chosen.and_then(|token| guarded(|| row.take(chat, token))) {
+                Ok(text) if text.is_empty() => {}
+                Ok(text) => pieces.push((row.id, Piece::Text(text))),
+                Err(error) => row.fault = Some(error),
             }
         }
         let (ended, running) = std::mem::take(&mut self.running)
@@ -170,25 +174,28 @@ impl Scheduler {
         for mut row in ended {
             self.release(&mut row);
             let id = row.id;
-            let event = match row.generation() {
-                Ok(generation) => Event::Done(generation),
-                Err(error) => Event::Failed(error),
+            let last = match row.generation() {
+                Ok(generation) => Piece::Done(generation),
+                Err(error) => Piece::Failed(error),
             };
-            events.push((id, event));
+            pieces.push((id, last));
         }
         Ok(())
     }
 
-    /// Lets rows in while there is room for their prompts, and one page more for each that runs.
+    /// Lets rows in while there is room for their prompts beside what those that run have yet to take of theirs, and one page
+    /// more for each that runs.
     fn admit(&mut self) {
         while self.running.len() < self.settings.max_rows {
             let Some(mut row) = self.waiting.pop_front() else {
                 return;
             };
-            self.take_cached(&mut row);
-            let needed = row.ids.len().div_ceil(PAGE) - row.pages.len();
-            let spare = self.running.len();
-            if !self.running.is_empty() && self.pool.available() < needed + spare {
+            if self.settings.prefix_cache {
+                take_cached(&mut self.pool, &mut self.prefixes, &mut row);
+            }
+            let owed: usize = self.running.iter().map(Row::owed_pages).sum();
+            let needed = owed + row.owed_pages() + self.running.len();
+            if !self.running.is_empty() && self.pool.available() < needed {
                 self.release(&mut row);
                 self.waiting.push_front(row);
                 return;
@@ -199,24 +206,6 @@ impl Scheduler {
         }
     }
 
-    /// Goes on with a row from pages that others have computed, as far as there are such. Its last token it computes itself:
-    /// of that the logits are wanted.
-    fn take_cached(&mut self, row: &mut Row) {
-        if !self.settings.prefix_cache || !row.computed.is_multiple_of(PAGE) {
-            return;
-        }
-        while row.computed + PAGE < row.ids.len() {
-            let tokens = &row.ids[row.computed..row.computed + PAGE];
-            let Some((place, page)) = self.prefixes.next(&mut self.pool, row.place, tokens) else {
-                return;
-            };
-            row.place = place;
-            row.pages.push(page);
-            row.computed += PAGE;
-            row.note_cached();
-        }
-    }
-
     /// What each row computes in the next step. A row whose next page another one is computing waits for it.
     fn plan(&mut self) -> Vec<Planned> {
         let mut planned = Vec::with_capacity(self.running.len());
@@ -224,66 +213,60 @@ impl Scheduler {
         let mut promised = HashSet::new();
         let mut at = 0;
         while at < self.running.len() {
-            let mut row = std::mem::replace(&mut self.running[at], Row::hollow());
-            let left = row.ids.len() - row.computed;
-            let mut len = left;
-            if left > 1 {
-                // Past its prompt a row has pages of its own, which the tree does not know.
-                let reads = row.computed < row.prompt;
-                if reads {
-                    self.take_cached(&mut row);
+            let row = &mut self.running[at];
+            let reads = row.ids.len() - row.computed > 1;
+            let mut len = 1;
+            if reads {
+                if self.settings.prefix_cache {
+                    take_cached(&mut self.pool, &mut self.prefixes, row);
                 }
-                len = (row.ids.len() - row.computed).min(budget);
-                if reads && self.settings.prefix_cache && row.waits(&promised) {
-                    len = 0;
-                }
+                len = match row.waits(&promised) {
+                    true => 0,
+                    false => (row.ids.len() - row.computed).min(budget),
+                };
             }
-            let fits = self.make_room(&mut row, &mut len, at);
-            if fits && len > 0 {
-                if left > 1 {
+            if !self.make_room(at, len) {
+                // It was the youngest itself.
+                let row = self.running.remove(at);
+                self.put_back(row);
+                continue;
+            }
+            if len > 0 {
+                if reads {
                     budget -= len;
-                    promised.extend(row.promises(len));
+                    promised.extend(self.running[at].promises(len));
                 }
                 planned.push(Planned { row: at, len });
             }
-            if fits {
-                self.running[at] = row;
-                at += 1;
-            } else {
-                // It was the youngest itself.
-                self.running.remove(at);
-                self.put_back(row);
-            }
+            at += 1;
         }
         planned
     }
 
     /// Gives a row pages for `len` more tokens, if need be those of the youngest rows; false if it is the youngest itself and
     /// there are none.
-    fn make_room(&mut self, row: &mut Row, len: &mut usize, at: usize) -> bool {
-        let wanted = (row.computed + *len).div_ceil(PAGE);
-        while row.pages.len() < wanted {
+    fn make_room(&mut self, at: usize, len: usize) -> bool {
+        loop {
+            let row = &mut self.running[at];
+            let wanted = (row.computed + len).div_ceil(PAGE);
+            let missing = wanted.saturating_sub(row.pages.len());
+            if missing == 0 {
+                return true;
+            }
             if let Some(page) = self.pool.take() {
                 row.pages.push(page);
-                continue;
-            }
-            if self.pool.available() > 0 {
-                self.prefixes.evict(&mut self.pool);
-                continue;
-            }
-            if self.running.len() == at + 1 {
+            } else if self.pool.available() > 0 {
+                self.prefixes.evict(&mut self.pool, missing);
+            } else if self.running.len() == at + 1 {
                 return false;
-            }
-            if let Some(youngest) = self.running.pop() {
+            } else if let Some(youngest) = self.running.pop() {
                 self.put_back(youngest);
             }
         }
-        true
     }
 
     fn put_back(&mut self, mut row: Row) {
         self.release(&mut row);
-        row.again = true;
         #[cfg(test)]
         {
             self.seen.put_back += 1;
@@ -293,11 +276,9 @@ impl Scheduler {
     }
 
     fn release(&mut self, row: &mut Row) {
-        for page in row.pages.drain(..) {
+        for page in row.restart() {
             self.pool.release(page);
         }
-        row.computed = 0;
-        row.place = row.root();
     }
 
     /// Computes what is planned; for each whose last token that was, the token chosen after it.
@@ -316,17 +297,13 @@ impl Scheduler {
         // Rows of one adapter side by side.
         let mut order: Vec<usize> = (0..planned.len()).collect();
         let rows = &self.running;
-        let adapter = |at: &usize| {
-            let overlay = rows[planned[*at].row].overlay.as_ref();
-            overlay.map_or(0, |overlay| overlay.id)
-        };
-        order.sort_by_key(adapter);
-        let pieces: Vec<Piece<'_>> = order
+        order.sort_by_key(|&at| rows[planned[at].row].adapter());
+        let pieces: Vec<infer::Piece<'_>> = order
             .iter()
             .map(|&at| {
                 let (row, len) = (&rows[planned[at].row], planned[at].len);
                 let end = row.computed + len;
-                Piece {
+                infer::Piece {
                     tokens: &row.ids[row.computed..end],
                     past: row.computed,
                     pages: &row.pages,
@@ -377,7 +354,7 @@ impl Scheduler {
         let chosen: Vec<Result<u32>> = choices
             .into_par_iter()
             .with_max_len(1)
-            .map(|(row, logits)| row.choose(logits))
+            .map(|(row, logits)| guarded(|| row.choose(logits)))
             .collect();
         let mut chosen = chosen.into_iter();
         // Both follow the order of the running rows.
@@ -387,22 +364,22 @@ impl Scheduler {
             .collect())
     }
 
-    /// Notes that a row has computed its part, and shares the pages of its prompt that are full now.
+    /// Notes that a row has computed its part, and shares its pages that are full now, those of its answer too: the next turn
+    /// of its chat begins with them, and so does the row itself when it was put back.
     fn note_computed(&mut self, planned: &Planned) {
         let row = &mut self.running[planned.row];
-        let before = row.computed / PAGE;
         row.computed += planned.len;
         if !self.settings.prefix_cache {
             return;
         }
-        for index in before..row.computed.min(row.prompt) / PAGE {
+        for index in row.shared..row.computed / PAGE {
             let tokens = &row.ids[index * PAGE..(index + 1) * PAGE];
             let page = &mut row.pages[index];
             if let Some(place) = self
                 .prefixes
                 .insert(&mut self.pool, row.place, tokens, page)
             {
-                row.place = place;
+                row.note_shared(place);
             }
         }
     }
@@ -413,20 +390,42 @@ impl Scheduler {
     }
 
     #[cfg(test)]
+    pub(super) fn pages(&self) -> usize {
+        self.pool.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn model(&self) -> &Loaded {
+        &self.model
+    }
+
+    #[cfg(test)]
     pub(super) fn running(&self) -> usize {
         self.running.len()
     }
 }
 
-/// Hashes of the pages of a prompt, each with all before it, by which rows see that another is computing what they need.
-pub(super) fn page_hashes(adapter: u64, prompt: &[u32]) -> Vec<u64> {
-    let mut hasher = DefaultHasher::new();
-    adapter.hash(&mut hasher);
-    prompt
-        .chunks_exact(PAGE)
-        .map(|page| {
-            page.hash(&mut hasher);
-            hasher.finish()
+/// Goes on with a row from pages that others have computed, as far as there are such. Its last token it computes itself:
+/// of that the logits are wanted.
+fn take_cached(pool: &mut PagePool, prefixes: &mut PrefixCache, row: &mut Row) {
+    // Past a page of its own that is not full there is nothing to be had.
+    while row.computed == row.shared * PAGE && row.computed + PAGE < row.ids.len() {
+        let tokens = &row.ids[row.computed..row.computed + PAGE];
+        let Some((place, page)) = prefixes.next(pool, row.place, tokens) else {
+            return;
+        };
+        row.take_page(place, page);
+    }
+}
+
+/// What a row does of itself, which a schema has a part in: a panic there is the fault of this row alone.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+        let said = said.unwrap_or("no reason given");
+        Err(TuneError::Generation {
+            reason: format!("a fault of this program: {said}"),
         })
-        .collect()
+    })
 }

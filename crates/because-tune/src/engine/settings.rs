@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TuneError};
+use crate::memory;
 
 /// How much a model does at once when it generates. None of it changes an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -11,9 +12,10 @@ pub struct EngineSettings {
     /// Tokens of prompts that one step reads at most beside the rows that write: more reads them faster, and lets those wait
     /// longer for their next token.
     pub prompt_tokens: usize,
-    /// Memory for keys and values in bytes, those of the prefix cache included; touched as it is used. A token takes
-    /// `2 layers kv_heads d_head` numbers of four bytes (0.5B: 24 KiB), and a row that alone needs more than all of it is cut
-    /// as at the end of the context.
+    /// Memory for keys and values in bytes, those of the prefix cache included; touched as it is used, and no more of it than
+    /// twice what all rows can fill. More than is free is refused. A token takes `2 layers kv_heads d_head` numbers of four
+    /// bytes (0.5B: 24 KiB), and a row that alone needs more than all of it is cut as at the end of the context. Each
+    /// [`Engine`](crate::Engine) has its own, and a [`TunedModel`](crate::TunedModel) that both generates and chats has two.
     pub cache_bytes: u64,
     /// Asks that may wait beside those that run; one more is refused at once.
     pub queue: usize,
@@ -39,6 +41,16 @@ impl Default for EngineSettings {
 }
 
 impl EngineSettings {
+    /// The same with a cache of at most half of the memory that is free.
+    #[must_use]
+    pub fn fitted(self) -> Self {
+        let half = memory::available().map_or(u64::MAX, |free| free / 2);
+        Self {
+            cache_bytes: self.cache_bytes.min(half),
+            ..self
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let counts = [
             ("max_rows", self.max_rows),

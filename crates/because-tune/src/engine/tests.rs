@@ -94,35 +94,45 @@ impl Run {
 
 fn run(model: &Arc<Loaded>, way: &Way, asks: &[Ask]) -> Run {
     let mut scheduler = Scheduler::new(Arc::clone(model), way.settings.clone()).unwrap();
-    let (mut events, mut ends) = (Vec::new(), BTreeMap::new());
-    let mut streamed = vec![String::new(); asks.len()];
+    run_on(&mut scheduler, way, asks)
+}
+
+fn run_on(scheduler: &mut Scheduler, way: &Way, asks: &[Ask]) -> Run {
+    let (mut pieces, mut ends) = (Vec::new(), BTreeMap::new());
+    let mut streamed = BTreeMap::new();
     let (mut come, mut step) = (0, 0);
     while come < asks.len() || !scheduler.is_idle() {
         while come < asks.len() && come * way.apart <= step {
-            let row = asks[come].clone().row(model).unwrap();
-            assert_eq!(scheduler.add(row).unwrap(), come as u64);
+            let id = add(scheduler, &asks[come]).unwrap();
+            assert!(streamed.insert(id, String::new()).is_none());
             come += 1;
         }
-        scheduler.step(&mut events).unwrap();
+        scheduler.step(&mut pieces).unwrap();
         step += 1;
         assert!(scheduler.running() <= way.settings.max_rows);
-        for (id, event) in events.drain(..) {
-            match event {
-                Event::Text(text) => streamed[id as usize].push_str(&text),
-                Event::Done(generation) => drop(ends.insert(id, generation)),
-                Event::Failed(error) => panic!("{error}"),
+        for (id, piece) in pieces.drain(..) {
+            match piece {
+                Piece::Text(text) => streamed.get_mut(&id).unwrap().push_str(&text),
+                Piece::Done(generation) => drop(ends.insert(id, generation)),
+                Piece::Failed(error) => panic!("{error}"),
             }
         }
     }
     assert_eq!(scheduler.pages_in_use(), 0, "no page is lost");
     Run {
         generations: ends.into_values().collect(),
-        streamed,
+        streamed: streamed.into_values().collect(),
         bits: std::mem::take(&mut scheduler.seen.bits)
             .into_values()
             .collect(),
-        put_back: scheduler.seen.put_back,
+        put_back: std::mem::take(&mut scheduler.seen.put_back),
     }
+}
+
+fn add(scheduler: &mut Scheduler, ask: &Ask) -> Result<u64> {
+    let mut row = ask.clone().row(scheduler.model())?;
+    scheduler.check(&mut row)?;
+    Ok(scheduler.add(row))
 }
 
 /// Where rows differ first.
@@ -258,8 +268,7 @@ fn a_row_larger_than_the_cache_ends_as_at_the_end_of_the_context() {
     assert_eq!(ended.generations[0].token_ids.len(), 2 * PAGE + 1 - 20);
     assert_eq!(ended.generations[0].finish, Finish::Length);
     let mut scheduler = Scheduler::new(Arc::clone(&model), small.settings.clone()).unwrap();
-    let row = asks(&[vec![1; 33]], None, 1).remove(0).row(&model).unwrap();
-    let error = scheduler.add(row).unwrap_err();
+    let error = add(&mut scheduler, &asks(&[vec![1; 33]], None, 1)[0]).unwrap_err();
     assert!(
         matches!(error, TuneError::ContextTooLong { context: 33, .. }),
         "{error}"
@@ -293,26 +302,108 @@ fn what_rows_begin_with_alike_is_computed_once_even_if_they_come_together() {
 }
 
 #[test]
+fn no_more_of_a_prompt_counts_as_cached_than_there_is_of_it() {
+    let model = Arc::new(model("parity"));
+    let head: Vec<u32> = (0..100).map(|at| at * at % 61).collect();
+    let prompts: Vec<Vec<u32>> = (0..12u32)
+        .map(|row| [&head[..], &[row; 3]].concat())
+        .collect();
+    let asks = asks(&prompts, None, 60);
+    let mut tight = way(12, 50, true, 0);
+    tight.settings.cache_bytes = 16 * KeyValues::page_bytes(&model.base);
+    let scarce = run(&model, &tight, &asks);
+    for one in &scarce.generations {
+        assert!(one.cached_tokens <= 96, "{one:?}");
+    }
+    let shared = |one: &&Generation| one.cached_tokens == 96;
+    assert!(scarce.generations.iter().filter(shared).count() > 6);
+}
+
+#[test]
+fn rows_are_let_in_beside_what_others_have_yet_to_take() {
+    let model = Arc::new(model("parity"));
+    let prompts: Vec<Vec<u32>> = (0..6u32)
+        .map(|row| (0..100).map(|at| (at * at + row) % 61).collect())
+        .collect();
+    let asks = asks(&prompts, None, 10);
+    for prefix_cache in [true, false] {
+        let mut tight = way(6, 16, prefix_cache, 0);
+        tight.settings.cache_bytes = 20 * KeyValues::page_bytes(&model.base);
+        assert_eq!(run(&model, &tight, &asks).put_back, 0);
+    }
+}
+
+#[test]
+fn the_next_turn_of_a_chat_goes_on_from_the_answer() {
+    let model = Arc::new(model("parity"));
+    let first = asks(&[(0..40).map(|at| at * at % 61).collect()], None, 40);
+    let way = way(2, 512, true, 0);
+    let mut scheduler = Scheduler::new(Arc::clone(&model), way.settings.clone()).unwrap();
+    let answer = run_on(&mut scheduler, &way, &first);
+    let Prompt::Tokens(mut ids) = first[0].prompt.clone() else {
+        unreachable!("it was asked with tokens")
+    };
+    ids.extend(&answer.generations[0].token_ids);
+    ids.extend([5, 6, 7]);
+    let next = asks(&[ids], None, 30);
+    let warm = run_on(&mut scheduler, &way, &next);
+    // The last token of an answer is never computed.
+    assert_eq!(warm.generations[0].cached_tokens, 79 / PAGE * PAGE);
+    let mut apart = way.clone();
+    apart.settings.prefix_cache = false;
+    let cold = run(&model, &apart, &next);
+    assert!(warm.bits == cold.bits);
+    assert_eq!(warm.ids(), cold.ids());
+}
+
+#[test]
+fn no_more_memory_is_set_apart_than_rows_can_fill_and_the_machine_has() {
+    let model = Arc::new(model("parity"));
+    let mut settings = way(3, 512, true, 0).settings;
+    settings.cache_bytes = u64::MAX;
+    let scheduler = Scheduler::new(Arc::clone(&model), settings.clone()).unwrap();
+    assert_eq!(scheduler.pages(), 2 * 3 * (512 / PAGE));
+    // Ids of pages are 32 bits wide: this is the most there can be.
+    let most = KeyValues::page_bytes(&model.base) << 24;
+    if crate::memory::available().is_none_or(|free| free >= most) {
+        return;
+    }
+    settings.max_rows = usize::MAX;
+    let error = Scheduler::new(model, settings).unwrap_err();
+    let said = error.to_string();
+    assert!(
+        matches!(
+            error,
+            TuneError::Setting {
+                field: "cache_bytes",
+                ..
+            }
+        ) && said.contains("of memory that are free"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_cancelled_row_gives_its_pages_back_and_disturbs_nobody() {
     let (model, prompts) = (Arc::new(model("parity")), vectors("parity").prompts);
     let asks = asks(&prompts, None, 50);
     let whole = run(&model, &way(8, 512, true, 0), &asks);
     let mut scheduler = Scheduler::new(Arc::clone(&model), way(4, 40, true, 0).settings).unwrap();
     for ask in asks {
-        scheduler.add(ask.row(&model).unwrap()).unwrap();
+        add(&mut scheduler, &ask).unwrap();
     }
-    let (mut events, mut ends) = (Vec::new(), BTreeMap::new());
+    let (mut pieces, mut ends) = (Vec::new(), BTreeMap::new());
     let mut steps = 0;
     while !scheduler.is_idle() {
-        scheduler.step(&mut events).unwrap();
+        scheduler.step(&mut pieces).unwrap();
         steps += 1;
         if steps == 3 {
             let before = scheduler.pages_in_use();
             [1, 3, 5].into_iter().for_each(|id| scheduler.cancel(id));
             assert!(scheduler.pages_in_use() < before);
         }
-        for (id, event) in events.drain(..) {
-            if let Event::Done(generation) = event {
+        for (id, piece) in pieces.drain(..) {
+            if let Piece::Done(generation) = piece {
                 ends.insert(id, generation.token_ids);
             }
         }
@@ -489,7 +580,7 @@ impl Constraint for Faulty {
 }
 
 #[test]
-fn a_constraint_masks_ends_and_its_panic_fails_every_answer() {
+fn a_constraint_masks_and_ends_and_its_panic_fails_its_own_answer_alone() {
     let model = Arc::new(model("parity"));
     let engine = engine(&model, 2, 9);
     let submit = |held: u32| {
@@ -499,16 +590,53 @@ fn a_constraint_masks_ends_and_its_panic_fails_every_answer() {
     };
     let done = submit(0).unwrap().wait().unwrap();
     assert_eq!((done.token_ids, done.finish), (vec![7, 7], Finish::Stop));
-    let (other, failed) = (
-        engine.submit(asks(&[vec![3]], None, 500).remove(0)),
-        submit(3),
-    );
-    let error = failed.unwrap().wait().unwrap_err().to_string();
+    let other = engine.submit(asks(&[vec![3]], None, 50).remove(0));
+    let error = submit(3).unwrap().wait().unwrap_err();
     assert!(
-        error.contains("the engine ended before the answer"),
+        matches!(&error, TuneError::Generation { reason } if reason.contains("at its end")),
         "{error}"
     );
-    assert!(other.unwrap().wait().is_err());
-    eventually("it is known to have ended", || engine.has_ended());
-    assert!(submit(0).is_err());
+    assert_eq!(other.unwrap().wait().unwrap().token_ids.len(), 50);
+    assert!(!engine.has_ended());
+    assert_eq!(submit(0).unwrap().wait().unwrap().token_ids, [7, 7]);
+    assert_eq!(engine.under_way(), 0);
+}
+
+#[test]
+fn whoever_waits_is_woken_at_each_step() {
+    use std::task::{Context, Poll, Wake, Waker};
+
+    struct Counted(AtomicUsize);
+
+    impl Wake for Counted {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    let model = Arc::new(model("parity"));
+    let settings = EngineSettings {
+        prompt_tokens: 1,
+        cache_bytes: 1 << 24,
+        ..EngineSettings::default()
+    };
+    let engine = Engine::start(Arc::clone(&model), settings).unwrap();
+    let ask = asks(&[vec![3; 500]], None, 1).remove(0);
+    let mut answering = engine.submit(ask).unwrap();
+    let counted = Arc::new(Counted(AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&counted));
+    let (mut without_a_piece, mut known) = (0, 0);
+    while answering
+        .poll_next(&mut Context::from_waker(&waker))
+        .is_pending()
+    {
+        eventually("it is woken", || counted.0.load(Ordering::Acquire) > known);
+        known = counted.0.load(Ordering::Acquire);
+        without_a_piece += 1;
+    }
+    assert!(without_a_piece > 3, "{without_a_piece}");
+    assert!(matches!(
+        answering.poll_next(&mut Context::from_waker(&waker)),
+        Poll::Ready(_)
+    ));
 }

@@ -15,7 +15,7 @@ pub(crate) struct Rope {
 }
 
 /// `(cos, sin)` of each position and frequency.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct RopeTable {
     half: usize,
     angles: Vec<(f32, f32)>,
@@ -36,15 +36,16 @@ impl Rope {
         let mut kept = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let half = self.frequencies.len();
         if kept.angles.len() < positions * half {
-            let angles = (0..positions.next_multiple_of(256))
-                .flat_map(|position| {
-                    self.frequencies.iter().map(move |frequency| {
-                        let angle = position as f32 * frequency;
-                        (angle.cos(), angle.sin())
-                    })
+            let known = kept.angles.len() / half;
+            let table = Arc::make_mut(&mut kept);
+            table.half = half;
+            let more = (known..positions.next_multiple_of(256)).flat_map(|position| {
+                self.frequencies.iter().map(move |frequency| {
+                    let angle = position as f32 * frequency;
+                    (angle.cos(), angle.sin())
                 })
-                .collect();
-            *kept = Arc::new(RopeTable { half, angles });
+            });
+            table.angles.extend(more);
         }
         Arc::clone(&kept)
     }
@@ -104,6 +105,16 @@ impl RopeTable {
 mod tests {
     use super::*;
     use crate::ops::values;
+
+    #[test]
+    fn a_table_that_grew_is_the_one_made_at_once() {
+        let rope = Rope::new(1e4, 4);
+        let first = rope.table(1);
+        assert_eq!(first.angles.len(), 2 * 256);
+        let grown = rope.table(700);
+        assert_eq!(grown.angles, Rope::new(1e4, 4).table(700).angles);
+        assert_eq!(first.angles[..], grown.angles[..2 * 256]);
+    }
 
     #[test]
     fn turning_back_undoes_the_turn_and_position_zero_is_none() {

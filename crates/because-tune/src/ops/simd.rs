@@ -160,6 +160,39 @@ pub(super) fn scale(values: &mut [f32], factor: f32) {
     values.iter_mut().for_each(|value| *value *= factor);
 }
 
+/// The highest of some values; those that are no numbers are passed over.
+pub(crate) fn highest(values: &[f32]) -> f32 {
+    vectorized(
+        #[inline(always)]
+        || max(values),
+    )
+}
+
+/// `e^((x - top) / temperature)` of each value, and the sum. What is below `e^-80` is nothing.
+pub(crate) fn boltzmann(values: &[f32], top: f32, temperature: f64, into: &mut Vec<f32>) -> f64 {
+    const SUMS: usize = 8;
+    into.resize(values.len(), 0.0);
+    vectorized(
+        #[inline(always)]
+        || {
+            for (into, value) in into.iter_mut().zip(values) {
+                let x = ((f64::from(*value) - f64::from(top)) / temperature) as f32;
+                // In this way round a NaN stays one.
+                *into = if x < -80.0 { 0.0 } else { exp(x) };
+            }
+            let (chunks, rest) = into.as_chunks::<SUMS>();
+            let mut sums = [0f64; SUMS];
+            for chunk in chunks {
+                for lane in 0..SUMS {
+                    sums[lane] += f64::from(chunk[lane]);
+                }
+            }
+            let rest = rest.iter().map(|&weight| f64::from(weight));
+            sums.into_iter().chain(rest).sum()
+        },
+    )
+}
+
 /// The logistic function `1 / (1 + e^-x)`.
 #[inline(always)]
 pub(super) fn logistic(x: f32) -> f32 {

@@ -9,7 +9,7 @@ use because_core::{ItemId, Message, Node, Profiles, Split, UserId, jsonl};
 use because_eval::{Evidence, evidence};
 use because_graph::BipartiteGraph;
 use because_llm::ChatModel;
-use because_tune::{Ask, Decoding, Finish, Generation, TunedModel};
+use because_tune::{Ask, Decoding, Finish, Generation, TuneError, TunedModel};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -49,15 +49,18 @@ pub struct Explained {
 pub struct ExplainedSplit {
     /// The file with the explanations.
     pub out: PathBuf,
-    /// The pairs in it.
+    /// The pairs asked for.
     pub pairs: usize,
     /// Of these, those that were explained now.
     pub explanations: usize,
     /// Those that were there already, made by the same model from the same prompt.
     pub kept: usize,
+    /// Those that could not be explained, as where a prompt is longer than the model's context; they are not in the file, and
+    /// an event names each.
+    pub failed: usize,
     /// Tokens of the explanations made now.
     pub tokens: u64,
-    /// Over the time it took to read the prompts and write them.
+    /// Over the time it took to read the prompts and write them, without loading the model.
     pub tokens_per_second: f64,
     /// How much of the prompts had been computed for another pair.
     pub cached_share: f64,
@@ -136,11 +139,13 @@ impl Pipeline {
 
     /// Explains the pairs of a split that have profiles on both sides, into a file of JSON Lines that grows as explanations come:
     /// `user`, `item`, `explanation`, `evidence`, `finish`, `tokens` and `key`. What the file has already is not made again,
-    /// unless the model, the prompt or the settings differ. Once all are there the lines stand in the order of the ids.
+    /// unless the model, the prompt or the settings differ; then its line goes only when all others are there. At the end
+    /// the pairs asked for stand in the order of their ids, and behind them those that the file had beside them. A pair that
+    /// cannot be explained is told of and counted, and the others go on.
     ///
     /// # Errors
-    /// As [`Pipeline::explain`]; when there is no such pair, or the file is there and is none of these; [`Error::Stopped`] when
-    /// a stop is requested, with whole lines in the file.
+    /// As [`Pipeline::explain`]; when there is no such pair, none can be explained, or the file is there and is none of these;
+    /// [`Error::Stopped`] when a stop is requested, with whole lines in the file.
     pub async fn explain_split(
         &self,
         pairs: Pairs,
@@ -155,10 +160,16 @@ impl Pipeline {
         let decoding = self.settings.evaluate.decoding();
         let questions = self.questions(pairs, &profiles, &model, &decoding)?;
 
-        let Known { mut lines, others } = Known::read(out, &questions)?;
+        let Known {
+            mut lines,
+            others,
+            stale,
+        } = Known::read(out, &questions)?;
         let kept = lines.iter().flatten().count();
-        // Without what a kill has torn, and without what is of no use any more.
-        write_lines(out, lines.iter().flatten().chain(&others))?;
+        // Without what a kill has torn. What is out of date is better than nothing as long as nothing else is there.
+        let stale = stale.iter().zip(&lines).filter(|(_, line)| line.is_none());
+        let stale: Vec<String> = stale.filter_map(|(stale, _)| stale.clone()).collect();
+        write_lines(out, lines.iter().flatten().chain(&others).chain(&stale))?;
         let fail = |source| because_core::Error::io("write", out, source);
         let mut file = OpenOptions::new().append(true).open(out).map_err(fail)?;
         let total = questions.len();
@@ -173,16 +184,35 @@ impl Pipeline {
             (at, ask)
         });
         let mut seen = Seen::default();
-        let ended = answer_each(&model, asks, &self.stop, |at, generation| {
-            let line = line(&questions[at], &generation);
-            file.write_all(format!("{line}\n").as_bytes())
-                .map_err(fail)?;
-            lines[at] = Some(line);
-            seen.note(&generation);
-            progress(kept + seen.first_tokens.len());
+        let mut first_failure = None;
+        let mut failed = 0;
+        let answering = Instant::now();
+        let ended = answer_each(&model, asks, &self.stop, |at, answer| {
+            let question = &questions[at];
+            match answer {
+                Ok(generation) => {
+                    let line = line(question, &generation);
+                    file.write_all(format!("{line}\n").as_bytes())
+                        .map_err(fail)?;
+                    lines[at] = Some(line);
+                    seen.note(&generation);
+                }
+                Err(error) => {
+                    self.tell_failed(
+                        "explain",
+                        Some(&question.user),
+                        Some(&question.item),
+                        &error,
+                    );
+                    failed += 1;
+                    first_failure.get_or_insert(error);
+                }
+            }
+            progress(kept + seen.first_tokens.len() + failed);
             Ok(())
         });
         let ended = ended.await;
+        let answered_in = answering.elapsed().as_secs_f64();
         file.sync_all().map_err(fail)?;
         let explanations = seen.first_tokens.len();
         match ended {
@@ -193,19 +223,37 @@ impl Pipeline {
             }
             ended => ended?,
         }
+        if let Some(error) = first_failure.filter(|_| kept + explanations == 0) {
+            return Err(error.into());
+        }
         write_lines(out, lines.iter().flatten().chain(&others))?;
-        let seconds = begun.elapsed().as_secs_f64();
         Ok(ExplainedSplit {
             out: out.to_owned(),
             pairs: total,
             explanations,
             kept,
+            failed,
             tokens: seen.tokens,
-            tokens_per_second: seen.tokens as f64 / seconds.max(1e-9),
+            tokens_per_second: seen.tokens as f64 / answered_in.max(1e-9),
             cached_share: seen.cached as f64 / (seen.prompts as f64).max(1.0),
             first_token_seconds: seen.median(),
-            seconds,
+            seconds: begun.elapsed().as_secs_f64(),
         })
+    }
+
+    /// Tells of a pair that a stage went on without.
+    pub(super) fn tell_failed(
+        &self,
+        what: &str,
+        user: Option<&UserId>,
+        item: Option<&ItemId>,
+        error: &TuneError,
+    ) {
+        let name = |id: Option<&str>| id.unwrap_or("unknown").to_owned();
+        let user = name(user.map(UserId::as_str));
+        let item = name(item.map(ItemId::as_str));
+        let text = format!("user {user}, item {item}: {error}");
+        self.tell(&Event::Note { what, text });
     }
 
     /// Base and adapter, where they are not said the project's own.
@@ -315,6 +363,8 @@ struct Known {
     lines: Vec<Option<String>>,
     /// Those of pairs that are not asked for this time.
     others: Vec<String>,
+    /// Those that answer them in another way, in the places of the questions.
+    stale: Vec<Option<String>>,
 }
 
 impl Known {
@@ -323,6 +373,7 @@ impl Known {
         let mut known = Self {
             lines: vec![None; questions.len()],
             others: Vec::new(),
+            stale: vec![None; questions.len()],
         };
         if !path.exists() {
             return Ok(known);
@@ -357,7 +408,7 @@ impl Known {
             let text = || String::from_utf8_lossy(&line).into_owned();
             match place {
                 Some(at) if questions[at].key == key => known.lines[at] = Some(text()),
-                Some(_) => {}
+                Some(at) => known.stale[at] = Some(text()),
                 None => known.others.push(text()),
             }
         }
@@ -373,4 +424,31 @@ fn write_lines<'a>(path: &Path, lines: impl Iterator<Item = &'a String>) -> Resu
         Ok(())
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_out_of_date_is_kept_apart_from_what_is_asked_for() {
+        let question = |item: &str| Question {
+            user: "u".into(),
+            item: item.into(),
+            profiles: ["", ""],
+            messages: Vec::new(),
+            key: "new".into(),
+        };
+        let line =
+            |item: &str, key: &str| format!(r#"{{"user":"u","item":"{item}","key":"{key}"}}"#);
+        let written = [line("a", "old"), line("b", "new"), line("c", "old")];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("explained.jsonl");
+        std::fs::write(&path, written.join("\n") + "\n{\"user\":").unwrap();
+        let [old, new, other] = written.map(Some);
+        let known = Known::read(&path, &["a", "b", "d"].map(question)).unwrap();
+        assert_eq!(known.lines, [None, new, None]);
+        assert_eq!(known.stale, [old, None, None]);
+        assert_eq!(known.others, [other.unwrap()]);
+    }
 }

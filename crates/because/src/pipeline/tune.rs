@@ -3,7 +3,8 @@ use std::path::{Path, PathBuf};
 use because_core::{Node, Prediction, SftExample, Split, jsonl};
 use because_eval::LossPoint;
 use because_tune::{
-    Ask, Generation, Hub, TinyBase, TrainConfig, TrainEvent, TrainSet, Trainer, TunedModel,
+    Ask, Generation, Hub, TinyBase, TrainConfig, TrainEvent, TrainSet, Trainer, TuneError,
+    TunedModel,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -27,10 +28,11 @@ impl Pipeline {
         Ok(reports)
     }
 
-    /// Lets the tuned model explain every example of `sft.test.jsonl`, into `predictions.jsonl`.
+    /// Lets the tuned model explain every example of `sft.test.jsonl`, into `predictions.jsonl`. One that it cannot explain, as
+    /// where it is longer than the model's context, is left out, told of and counted as `failed`.
     ///
     /// # Errors
-    /// When there is nothing to explain, or the base or adapter cannot be read.
+    /// When there is nothing to explain, none can be explained, or the base or adapter cannot be read.
     pub async fn predict(&self) -> Result<StageReport> {
         let project = &self.project;
         let (base, adapter) = (self.base_folder(), project.path("adapter"));
@@ -59,10 +61,17 @@ impl Pipeline {
                 (at, Ask::chat(prompt, decoding.clone()))
             });
             let total = examples.len();
-            let mut texts = vec![String::new(); total];
-            let mut done = 0;
-            let each = |at: usize, output: Generation| {
-                output.text.trim().clone_into(&mut texts[at]);
+            let mut texts = vec![None; total];
+            let (mut done, mut first_failure) = (0, None);
+            let each = |at: usize, answer: Result<Generation, TuneError>| {
+                match answer {
+                    Ok(output) => texts[at] = Some(output.text.trim().to_owned()),
+                    Err(error) => {
+                        let SftExample { user, item, .. } = &examples[at];
+                        self.tell_failed("predict", user.as_ref(), item.as_ref(), &error);
+                        first_failure.get_or_insert(error);
+                    }
+                }
                 done += 1;
                 let what = "explanations";
                 (self.events)(&Event::Progress { what, done, total });
@@ -72,16 +81,23 @@ impl Pipeline {
             let predictions: Vec<Prediction> = examples
                 .iter()
                 .zip(texts)
-                .map(|(example, prediction)| Prediction {
-                    user: example.user.clone(),
-                    item: example.item.clone(),
-                    prediction,
-                    reference: example.answer().unwrap_or_default().to_owned(),
+                .filter_map(|(example, prediction)| {
+                    Some(Prediction {
+                        user: example.user.clone(),
+                        item: example.item.clone(),
+                        prediction: prediction?,
+                        reference: example.answer().unwrap_or_default().to_owned(),
+                    })
                 })
                 .collect();
+            if let Some(error) = first_failure.filter(|_| predictions.is_empty()) {
+                return Err(error.into());
+            }
+            let failed = total - predictions.len();
             let path = project.path("predictions.jsonl");
             jsonl::write(&path, &predictions)?;
-            Ok((json!({ "predictions": predictions.len() }), vec![path]))
+            let counts = json!({ "predictions": predictions.len(), "failed": failed });
+            Ok((counts, vec![path]))
         };
         let [config, tokenizer] = files_of(&self.base_files()?);
         let inputs = [examples_path.as_path(), &weights, &config, &tokenizer];
