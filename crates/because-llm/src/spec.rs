@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,8 @@ pub enum ModelSpec {
         /// The base URL; without it, `OPENAI_BASE_URL` or OpenAI's own.
         url: Option<String>,
     },
-    /// `qwen:PATH-OR-HUB-ID` or `qwen:PATH-OR-HUB-ID+ADAPTER`: Qwen2.5 on this machine. Cut at the last `+`.
+    /// `qwen:PATH-OR-HUB-ID` or `qwen:PATH-OR-HUB-ID+ADAPTER`: Qwen2.5 on this machine. Cut at the last `+`, unless all of it
+    /// is a path that there is.
     Qwen {
         /// A folder, a GGUF file or a hub id.
         base: String,
@@ -209,8 +210,8 @@ fn has_secret(url: &str) -> bool {
 
 fn qwen(rest: &str) -> Result<ModelSpec, ModelSpecError> {
     let (base, adapter) = match rest.rsplit_once('+') {
-        Some((base, adapter)) => (base, Some(adapter)),
-        None => (rest, None),
+        Some((base, adapter)) if !Path::new(rest).exists() => (base, Some(adapter)),
+        _ => (rest, None),
     };
     if base.is_empty() {
         return Err(ModelSpecError::Lacks(
@@ -338,6 +339,22 @@ mod tests {
         "replay:": replay lacks a file, as in replay:exchanges.jsonl
         "gemini:x": model "gemini:x" is none of offline, openai:MODEL, openai:MODEL@URL, qwen:PATH[+ADAPTER], replay:FILE
         "#);
+    }
+
+    #[test]
+    fn a_path_with_a_plus_in_it_is_one_base_where_there_is_such_a_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let merged = folder.path().join("qwen+merged");
+        let text = format!("qwen:{}", merged.display());
+        let adapter = |text: &str| match text.parse().unwrap() {
+            ModelSpec::Qwen { adapter, .. } => adapter,
+            other => panic!("{other}"),
+        };
+        assert_eq!(adapter(&text), Some("merged".into()));
+        std::fs::create_dir(&merged).unwrap();
+        assert_eq!(adapter(&text), None);
+        assert_eq!(adapter(&format!("{text}+taste")), Some("taste".into()));
+        assert_eq!(text.parse::<ModelSpec>().unwrap().to_string(), text);
     }
 
     #[test]

@@ -130,6 +130,15 @@ impl Chat {
             .collect())
     }
 
+    /// Whether the template begins the answer to these turns inside of a thought, as those of models that always think do.
+    #[cfg(feature = "serve")]
+    pub(crate) fn opens_thought(&self, messages: &[Message]) -> Result<bool> {
+        let parts = self.template.render(messages, true)?;
+        Ok(
+            matches!(parts.last(), Some(Part::Template(text)) if text.trim_end().ends_with("<think>")),
+        )
+    }
+
     /// The tokens of a chat and which of them are the last turn's answer. A chat longer than `max_length` loses the end of
     /// its longest prompt texts first, and only then the end of the answer; `None` if nothing of the answer is left.
     pub(crate) fn example(

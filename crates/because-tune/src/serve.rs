@@ -2,6 +2,7 @@
 //! where one is given; the models there are; and whether it is well.
 
 mod completion;
+mod patient;
 mod question;
 mod refusal;
 mod reply;
@@ -23,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::patient::Patient;
 use self::refusal::Refusal;
 pub use self::settings::{ApiKey, ServeSettings};
 use crate::engine::Engine;
@@ -31,9 +33,9 @@ use crate::tuned::TunedModel;
 
 /// An OpenAI-compatible endpoint for a [`TunedModel`] and its adapters, over HTTP/1.1, in a Tokio runtime.
 ///
-/// `POST /v1/chat/completions`, `GET /v1/models` and `GET /health`; everything that is asked at a time is one batch. `model`
+/// `POST /v1/chat/completions`, `GET /v1/models`, `GET /v1/models/NAME` and `GET /health`; everything that is asked at a time is one batch. `model`
 /// in a request chooses the adapter by its name, those included that are added to the model while it is served. A client that
-/// goes away ends its answer.
+/// goes away, or no longer reads, ends its answer.
 ///
 /// ```no_run
 /// use std::path::Path;
@@ -81,8 +83,34 @@ struct State {
     asked: AtomicU64,
     /// Seconds since 1970 when it began.
     created: u64,
-    /// Prompts that are made into tokens at once.
-    preparing: Arc<Semaphore>,
+    preparing: Preparing,
+}
+
+/// How many questions are made ready for the engine at once.
+#[derive(Debug)]
+struct Preparing {
+    chats: Arc<Semaphore>,
+    /// Compiling a schema can take long, and no chat is to wait behind it.
+    schemas: Arc<Semaphore>,
+}
+
+impl Preparing {
+    /// For as many threads as compute.
+    fn new(threads: usize) -> Self {
+        Self {
+            chats: Arc::new(Semaphore::new(threads.max(1))),
+            schemas: Arc::new(Semaphore::new((threads / 2).max(1))),
+        }
+    }
+
+    async fn permit(&self, has_schema: bool) -> Option<OwnedSemaphorePermit> {
+        let permits = match has_schema {
+            true => &self.schemas,
+            false => &self.chats,
+        };
+        // They are never closed.
+        Arc::clone(permits).acquire_owned().await.ok()
+    }
 }
 
 /// Computes everything in this program on so many threads, in place of one for each core.
@@ -113,17 +141,7 @@ impl Server {
         settings: ServeSettings,
     ) -> Result<Self> {
         let model = model.into();
-        settings.decoding.check()?;
-        let counts = [
-            ("max_body_bytes", settings.max_body_bytes),
-            ("max_connections", settings.max_connections),
-        ];
-        if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return Err(TuneError::Setting {
-                field,
-                reason: "is 0".into(),
-            });
-        }
+        settings.check()?;
         let id = model.id();
         let own = id.model.strip_prefix("qwen:").unwrap_or(&id.model);
         let name = settings.name.clone().unwrap_or_else(|| own.to_owned());
@@ -134,7 +152,6 @@ impl Server {
         };
         let listener = TcpListener::bind(&address).await.map_err(fault)?;
         let address = listener.local_addr().map_err(fault)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let state = State {
             fingerprint: id.endpoint.replacen("local:", "fp_", 1),
             name,
@@ -144,7 +161,7 @@ impl Server {
             engine: Mutex::new(engine),
             asked: AtomicU64::new(0),
             created: completion::now(),
-            preparing: Arc::new(Semaphore::new(cores)),
+            preparing: Preparing::new(rayon::current_num_threads()),
         };
         Ok(Self {
             listener,
@@ -168,7 +185,8 @@ impl Server {
     /// Answers until `stop` is ready. Then nobody new is let in, what is under way may end within the grace time, and what has
     /// not is cut.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Served {
-        let permits = Arc::new(Semaphore::new(self.state.settings.max_connections));
+        let most = self.state.settings.connections();
+        let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         let (closing, closed) = watch::channel(false);
         let mut connections = JoinSet::new();
         tokio::pin!(stop);
@@ -225,6 +243,7 @@ async fn connection(stream: TcpStream, state: Arc<State>, mut closed: watch::Rec
     // Tokens are small and wanted at once.
     let _ = stream.set_nodelay(true);
     let header_timeout = state.settings.header_timeout;
+    let stream = Patient::new(stream, state.settings.write_timeout);
     let service = service_fn(move |request| route::answer(Arc::clone(&state), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -254,24 +273,36 @@ async fn connection(stream: TcpStream, state: Arc<State>, mut closed: watch::Rec
 
 impl State {
     /// The engine, started anew where a fault has ended it.
-    fn engine(&self) -> Result<Engine, Refusal> {
+    fn running(&self) -> Result<Engine> {
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         if engine.has_ended() {
             tracing::error!("the engine has ended and is started again");
             *engine = self.model.engine(self.settings.engine.clone())?;
         }
+        Ok(engine.clone())
+    }
+
+    /// The same, while there is room for one more.
+    fn engine(&self) -> Result<Engine, Refusal> {
+        let engine = self.running()?;
         let (most, now) = (&self.settings.engine, engine.under_way());
         if now >= most.max_rows.saturating_add(most.queue) {
             return Err(Refusal::busy(now));
         }
-        Ok(engine.clone())
+        Ok(engine)
     }
 
     fn models(&self) -> Vec<String> {
         let mut models = vec![self.name.clone()];
-        let adapters = self.model.adapters();
-        models.extend(adapters.into_iter().filter(|name| *name != self.name));
+        let mut adapters = self.model.adapters();
+        // The one it was loaded with answers under the first name already.
+        adapters.retain(|name| *name != self.name && !self.is_own(name));
+        models.extend(adapters);
         models
+    }
+
+    fn is_own(&self, adapter: &str) -> bool {
+        self.model.own_adapter() == Some(adapter)
     }
 
     /// The model's name in full, and the adapter that it stands for. Without a name it is the only one there is.
@@ -285,12 +316,25 @@ impl State {
                 return Err(Refusal::field("model", &reason));
             }
         };
-        if name == self.name {
+        if name == self.name || self.is_own(&name) {
             return Ok((name, None));
         }
         match models.contains(&name) {
             true => Ok((name.clone(), Some(name))),
             false => Err(Refusal::unknown_model(&name, &models)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_chat_does_not_wait_behind_schemas() {
+        let preparing = Preparing::new(1);
+        let _compiling = preparing.permit(true).await;
+        assert_eq!(preparing.schemas.available_permits(), 0);
+        assert!(preparing.permit(false).await.is_some());
     }
 }

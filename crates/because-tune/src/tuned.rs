@@ -390,6 +390,18 @@ impl TunedModel {
         Ok(self.loaded.chat.prompt(messages)?.len())
     }
 
+    /// Whether the template begins the answer to these turns inside of a thought.
+    #[cfg(feature = "serve")]
+    pub(crate) fn opens_thought(&self, messages: &[Message]) -> Result<bool> {
+        self.loaded.chat.opens_thought(messages)
+    }
+
+    /// The name of the adapter it was loaded with.
+    #[cfg(feature = "serve")]
+    pub(crate) fn own_adapter(&self) -> Option<&str> {
+        self.loaded.own.as_ref().map(|(name, _)| name.as_str())
+    }
+
     /// The tokens of a text that a person wrote; never a special one, whatever it says.
     ///
     /// # Errors

@@ -6,8 +6,8 @@ use super::size;
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// A folder with a Qwen2.5 checkpoint, a hub id (owner/name or owner/name@revision), or `tiny` with --adapter for the base
-    /// that the adapter was trained on.
+    /// A folder with a Qwen2.5 checkpoint, a GGUF file, a hub id (owner/name or owner/name@revision), or `tiny` with --adapter
+    /// for the base that the adapter was trained on.
     #[arg(long)]
     pub(crate) base: String,
     /// A LoRA adapter in PEFT's format, by its folder's name or the one given here; may be given again. A request chooses by
@@ -23,6 +23,10 @@ pub(crate) struct Serve {
     /// The port; 0 for any free one.
     #[arg(long, default_value_t = 8080)]
     pub(crate) port: u16,
+    /// A name that the header Host may have, beside localhost and this machine's loopback addresses, where neither --host nor a
+    /// key opens the server to others; may be given again.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allowed_host: Vec<String>,
     /// Answer only who sends the key in this environment variable, as Authorization: Bearer.
     #[arg(long, value_name = "VARIABLE")]
     pub(crate) api_key_env: Option<String>,
@@ -35,7 +39,7 @@ pub(crate) struct Serve {
     /// How freely tokens are drawn where a request says nothing; 0 takes the likeliest every time.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) temperature: f64,
-    /// The seed of the first request without one; the next has the next.
+    /// The seed of the first request without one, or with -1; the next has the next.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     /// Answers written at once.

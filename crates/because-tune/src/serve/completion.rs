@@ -10,10 +10,12 @@ use super::question::Question;
 use super::refusal::Refusal;
 use super::reply::{Reply, event_reply, json_reply};
 use super::stream::Events;
-use crate::engine::{Answering, Ask};
+use super::thoughts::{Opening, Parted};
+use crate::engine::{Answering, Ask, Prompt};
+use crate::error::TuneError;
 use crate::tuned::{Finish, Generation};
 
-/// What every object of one answer begins with.
+/// What all objects of one answer have in common.
 #[derive(Debug, Clone)]
 pub(super) struct Label {
     state: Arc<State>,
@@ -21,6 +23,8 @@ pub(super) struct Label {
     created: u64,
     /// As it was asked for.
     model: String,
+    /// What its text begins with.
+    pub(super) opening: Opening,
 }
 
 impl Label {
@@ -37,8 +41,11 @@ impl Label {
 
     /// How many of the tokens were thoughts.
     pub(super) fn thought_tokens(&self, text: &str) -> usize {
-        let thought = because_llm::split_thinking(text).0;
-        let ids = thought.and_then(|thought| self.state.model.tokenize(thought).ok());
+        self.tokens(&Parted::whole(self.opening, text).thought)
+    }
+
+    fn tokens(&self, text: &str) -> usize {
+        let ids = self.state.model.tokenize(text);
         ids.map_or(0, |ids| ids.len())
     }
 }
@@ -48,12 +55,6 @@ pub(super) async fn complete(state: &Arc<State>, body: &[u8]) -> Result<Response
     let question = Question::read(body, &state.settings.decoding)?;
     let (model, adapter) = state.model_named(question.model.as_deref())?;
     let number = state.asked.fetch_add(1, Ordering::Relaxed);
-    let label = Label {
-        state: Arc::clone(state),
-        id: format!("chatcmpl-{:x}-{number:x}", state.created),
-        created: now(),
-        model,
-    };
     let mut decoding = question.decoding;
     if !question.seeded {
         // Who draws again without a seed wants another answer.
@@ -61,9 +62,17 @@ pub(super) async fn complete(state: &Arc<State>, body: &[u8]) -> Result<Response
     }
     let mut ask = Ask::chat(question.messages, decoding);
     (ask.adapter, ask.schema) = (adapter, question.schema);
-    let answering = submit(state, ask).await?;
+    let (opening, answering) = submit(state, ask).await?;
+    let label = Label {
+        state: Arc::clone(state),
+        id: format!("chatcmpl-{:x}-{number:x}", state.created),
+        created: now(),
+        model,
+        opening,
+    };
     if question.stream {
-        let events = Events::new(label, answering, question.counts);
+        let keep_alive = state.settings.keep_alive;
+        let events = Events::new(label, answering, question.counts, keep_alive);
         return Ok(event_reply(events));
     }
     let generation = answering.done().await?;
@@ -71,28 +80,32 @@ pub(super) async fn complete(state: &Arc<State>, body: &[u8]) -> Result<Response
 }
 
 /// Turns the chat into tokens beside the connections, which go on meanwhile.
-async fn submit(state: &Arc<State>, ask: Ask) -> Result<Answering, Refusal> {
+async fn submit(state: &Arc<State>, ask: Ask) -> Result<(Opening, Answering), Refusal> {
     let engine = state.engine()?;
-    let permit = Arc::clone(&state.preparing).acquire_owned().await;
+    let model = Arc::clone(&state.model);
+    let permit = state.preparing.permit(ask.schema.is_some()).await;
     let work = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        engine.submit(ask)
+        let opening = match &ask.prompt {
+            // Who is held to a schema has no room for thoughts.
+            Prompt::Chat(messages) if ask.schema.is_none() && model.opens_thought(messages)? => {
+                Opening::Thought
+            }
+            _ => Opening::Answer,
+        };
+        Ok::<_, TuneError>((opening, engine.submit(ask)?))
     });
     match work.await {
-        Ok(answering) => Ok(answering?),
+        Ok(submitted) => Ok(submitted?),
         Err(_) => Err(Refusal::fault("the question could not be prepared")),
     }
 }
 
 fn whole(label: &Label, generation: &Generation) -> Value {
-    let (thought, answer) = match because_llm::split_thinking(&generation.text) {
-        (Some(thought), answer) => (Some(thought), answer),
-        (None, answer) if generation.text.contains("</think>") => (None, answer),
-        // As it was written, as in a stream.
-        (None, _) => (None, generation.text.as_str()),
-    };
+    let Parted { thought, answer } = Parted::whole(label.opening, &generation.text);
+    let thought_tokens = label.tokens(&thought);
     let mut message = json!({ "role": "assistant", "content": answer, "refusal": null });
-    if let Some(thought) = thought {
+    if !thought.is_empty() {
         message["reasoning_content"] = thought.into();
     }
     let choice = json!([{
@@ -102,7 +115,7 @@ fn whole(label: &Label, generation: &Generation) -> Value {
         "finish_reason": finish_reason(generation),
     }]);
     let mut object = label.object("chat.completion", &choice);
-    object["usage"] = usage(generation, label.thought_tokens(&generation.text));
+    object["usage"] = usage(generation, thought_tokens);
     object
 }
 

@@ -21,7 +21,8 @@ pub(super) struct Question {
 type Read<T> = Result<T, Refusal>;
 
 impl Question {
-    /// Reads a body. Fields that are not known are passed over, and `null` is as good as none.
+    /// Reads a body. `null` is as good as none. Fields that are not known are passed over, but for those that ask for another
+    /// answer than would be given.
     pub(super) fn read(body: &[u8], defaults: &Decoding) -> Read<Self> {
         let json: Value = serde_json::from_slice(body)
             .map_err(|error| Refusal::invalid(format!("the body is no JSON: {error}")))?;
@@ -29,13 +30,16 @@ impl Question {
             return Err(Refusal::invalid("the body is no JSON object"));
         };
         let fields = Fields { fields, within: "" };
+        fields.check_unsupported()?;
         if fields.whole("n")?.is_some_and(|n| n != 1) {
             return Err(fields.wrong("n", "only one answer to a request is possible"));
         }
-        let most = match fields.whole("max_completion_tokens")? {
-            None => fields.whole("max_tokens")?.map(|most| ("max_tokens", most)),
-            Some(most) => Some(("max_completion_tokens", most)),
-        };
+        let mut most = None;
+        for name in ["max_completion_tokens", "max_tokens"] {
+            // Some clients write -1 for no limit.
+            let asked = fields.whole(name)?.filter(|&asked| asked != -1);
+            most = most.or(asked.map(|asked| (name, asked)));
+        }
         let max_tokens = match most {
             Some((name, ..1)) => return Err(fields.wrong(name, "must be at least 1")),
             Some((_, most)) => usize::try_from(most)
@@ -126,15 +130,38 @@ impl<'a> Fields<'a> {
 
     /// A whole number; one too large for any count is the largest.
     fn whole(&self, name: &str) -> Read<Option<i64>> {
-        self.read(name, "a whole number", |value| {
-            value.as_i64().or(value.as_u64().map(|_| i64::MAX))
-        })
+        let number = self.read(name, "a whole number", whole)?;
+        Ok(number.map(|number| number.clamp(i64::MIN.into(), i64::MAX.into()) as i64))
     }
 
     fn seed(&self) -> Read<Option<u64>> {
-        self.read("seed", "a whole number", |value| {
-            value.as_u64().or(value.as_i64().map(i64::cast_unsigned))
-        })
+        let seed = self.read("seed", "a whole number", whole)?;
+        // As llama.cpp writes that any will do.
+        Ok(seed.filter(|&seed| seed != -1).map(|seed| seed as u64))
+    }
+
+    /// Refuses what would change the answer and is not followed.
+    fn check_unsupported(&self) -> Read<()> {
+        for (tools, choice) in [("tools", "tool_choice"), ("functions", "function_call")] {
+            let chosen = self.get(choice).map(|choice| choice.as_str().unwrap_or(""));
+            if chosen == Some("none") {
+                continue;
+            }
+            if self.get(tools).is_some_and(asks) {
+                let reason = format!("no tools can be called here, unless {choice} is \"none\"");
+                return Err(self.wrong(tools, &reason));
+            }
+            if chosen.is_some_and(|chosen| chosen != "auto") {
+                return Err(self.wrong(choice, "no tools can be called here"));
+            }
+        }
+        match UNSUPPORTED
+            .iter()
+            .find(|name| self.get(name).is_some_and(asks))
+        {
+            Some(name) => Err(self.wrong(name, "is not supported here; leave it out")),
+            None => Ok(()),
+        }
     }
 
     fn object<'b>(&self, name: &'b str) -> Read<Option<Fields<'b>>>
@@ -168,7 +195,12 @@ impl<'a> Fields<'a> {
         let Some(format) = self.object("response_format")? else {
             return Ok(None);
         };
-        match format.text("type")? {
+        let kind_of_format = format.text("type")?;
+        if kind_of_format != Some("json_schema") && format.get("schema").is_some_and(asks) {
+            let reason = "is followed only as json_schema.schema, with the type json_schema";
+            return Err(format.wrong("schema", reason));
+        }
+        match kind_of_format {
             Some("text") => Ok(None),
             Some("json_object") => Ok(Some(json!({ "type": "object" }))),
             Some("json_schema") => {
@@ -218,16 +250,24 @@ fn message(within: &str, turn: &Value) -> Read<Message> {
     let role = match fields.text("role")? {
         Some(role @ ("system" | "user" | "assistant")) => role,
         Some("developer") => "system",
+        Some("tool" | "function") => {
+            return Err(fields.wrong("role", "results of tools cannot be read here"));
+        }
         Some(other) => {
             let reason = format!("{other:?} is none of system, developer, user and assistant");
             return Err(fields.wrong("role", &reason));
         }
         None => return Err(fields.wrong("role", "is missing")),
     };
+    for calls in ["tool_calls", "function_call"] {
+        if fields.get(calls).is_some_and(asks) {
+            return Err(fields.wrong(calls, "turns that call tools cannot be read here"));
+        }
+    }
     let content = match fields.get("content") {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(parts)) => texts(within, parts)?,
-        // A turn of the model that only called a tool, in a history of another server.
+        // A turn whose answer was cut while the model still thought.
         None if role == "assistant" => String::new(),
         None => return Err(fields.wrong("content", "is missing")),
         Some(other) => {
@@ -258,6 +298,46 @@ fn texts(within: &str, parts: &[Value]) -> Read<String> {
         }
     }
     Ok(all)
+}
+
+/// Fields of other servers and of OpenAI's own whose answer would not be the one that is asked for.
+const UNSUPPORTED: [&str; 16] = [
+    "audio",
+    "frequency_penalty",
+    "grammar",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "json_schema",
+    "logit_bias",
+    "logprobs",
+    "min_p",
+    "presence_penalty",
+    "regex",
+    "structured_outputs",
+    "top_logprobs",
+    "web_search_options",
+];
+
+/// Whether a field asks for something: clients also send what changes nothing.
+fn asks(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(asked) => *asked,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(all) => !all.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}
+
+/// A whole number, however it is written: some languages know only one kind and send 100.0.
+fn whole(value: &Value) -> Option<i128> {
+    let integer = value.as_i64().map(i128::from);
+    let integer = integer.or(value.as_u64().map(i128::from));
+    let float = value.as_f64().filter(|float| float.fract() == 0.0);
+    integer.or(float.map(|float| float as i128))
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -297,8 +377,8 @@ mod tests {
                 { "role": "assistant", "content": null },
             ],
             "max_tokens": 7, "max_completion_tokens": 9, "temperature": 1, "top_p": 0.5, "top_k": -1,
-            "repetition_penalty": 1.5, "seed": -1, "stop": "x", "n": 1, "user": "u", "stream": true,
-            "stream_options": { "include_usage": true }, "logit_bias": {}, "response_format": { "type": "json_object" },
+            "repetition_penalty": 1.5, "seed": -2, "stop": "x", "n": 1, "user": "u", "stream": true,
+            "stream_options": { "include_usage": true }, "response_format": { "type": "json_object" },
         }))
         .unwrap();
         let turns = [("system", "be brief"), ("user", "hi"), ("assistant", "")];
@@ -313,7 +393,7 @@ mod tests {
                     top_p: 0.5,
                     top_k: 0,
                     repetition_penalty: 1.5,
-                    seed: u64::MAX,
+                    seed: u64::MAX - 1,
                     stop: vec!["x".into()],
                 },
                 seeded: true,
@@ -330,6 +410,58 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_as_other_clients_write_them() {
+        let question = read(&with("max_tokens", json!(50.0))).unwrap();
+        assert_eq!(question.decoding.max_tokens, 50);
+        assert!(read(&with("n", json!(1.0))).is_ok());
+        for name in ["max_tokens", "max_completion_tokens"] {
+            let question = read(&with(name, json!(-1))).unwrap();
+            assert_eq!(question.decoding.max_tokens, 100);
+        }
+        for (seed, read_as) in [
+            (json!(7.0), Some(7)),
+            (json!(u64::MAX), Some(u64::MAX)),
+            (json!(-1), None),
+            (json!(-1.0), None),
+        ] {
+            let question = read(&with("seed", seed)).unwrap();
+            let found = question.seeded.then_some(question.decoding.seed);
+            assert_eq!(found, read_as);
+        }
+    }
+
+    #[test]
+    fn what_would_change_the_answer_is_refused_unless_it_changes_nothing() {
+        for name in UNSUPPORTED.iter().chain(&["tools", "functions"]) {
+            for neutral in [
+                json!(null),
+                json!(false),
+                json!(0),
+                json!(0.0),
+                json!(""),
+                json!([]),
+                json!({}),
+            ] {
+                assert!(read(&with(name, neutral)).is_ok(), "{name}");
+            }
+            for asked in [
+                json!(true),
+                json!(0.5),
+                json!("x"),
+                json!([{}]),
+                json!({ "x": 1 }),
+            ] {
+                let refusal = read(&with(name, asked)).unwrap_err().body();
+                assert_eq!(refusal["error"]["param"], **name, "{refusal}");
+            }
+        }
+        let mut body = with("tools", json!([{ "type": "function" }]));
+        body["tool_choice"] = "none".into();
+        assert!(read(&body).is_ok());
+        assert!(read(&with("tool_choice", json!("auto"))).is_ok());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (body, param) in [
             (json!({}), "messages"),
@@ -342,6 +474,22 @@ mod tests {
             (
                 json!({ "messages": [{ "role": "user" }] }),
                 "messages[0].content",
+            ),
+            (
+                json!({ "messages": [{ "role": "assistant", "content": null, "tool_calls": [{ "id": "1" }] }] }),
+                "messages[0].tool_calls",
+            ),
+            (with("tool_choice", json!("required")), "tool_choice"),
+            (
+                with("tool_choice", json!({ "type": "function" })),
+                "tool_choice",
+            ),
+            (
+                with(
+                    "response_format",
+                    json!({ "type": "json_object", "schema": { "type": "object" } }),
+                ),
+                "response_format.schema",
             ),
             (
                 json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }),
@@ -409,7 +557,7 @@ mod tests {
         #[test]
         fn no_json_makes_it_panic(
             fields in proptest::collection::vec(
-                ("messages|model|n|stop|seed|top_k|max_tokens|temperature|stream|stream_options|response_format", json_value()),
+                ("messages|model|n|stop|seed|top_k|max_tokens|temperature|stream|stream_options|response_format|tools|tool_choice|min_p", json_value()),
                 0..8,
             ),
         ) {

@@ -19,7 +19,8 @@ pub(super) struct Refusal {
     allow: Option<&'static str>,
 }
 
-/// After how long a client may try again when the queue is full: about the time in which a row ends.
+/// After how long a client may try again when the queue is full. When a row ends nobody knows; it is soon enough to find the
+/// place and seldom enough to cost nothing.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Refusal {

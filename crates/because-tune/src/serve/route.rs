@@ -1,7 +1,6 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::PoisonError;
 
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
@@ -28,43 +27,85 @@ pub(super) async fn answer(
     })
 }
 
+/// What a request asks for.
+enum Asked {
+    Health,
+    Models,
+    Model(String),
+    Chat,
+}
+
 async fn route(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Reply>, Refusal> {
-    let path = request.uri().path().to_owned();
-    if state.local && state.settings.api_key.is_none() && is_foreign(request.headers()) {
-        return Err(Refusal::host());
-    }
-    if path == "/health" {
-        reads(request.method())?;
-        return Ok(json_reply(StatusCode::OK, &health(&state)));
-    }
-    if let Some(key) = &state.settings.api_key {
-        let given = request.headers().get(AUTHORIZATION);
-        let given = given.and_then(|given| bearer(given.as_bytes()));
-        if !given.is_some_and(|given| key.is(given)) {
-            return Err(Refusal::key());
+    let asked = match admit(&state, &request) {
+        Ok(asked) => asked,
+        Err(refusal) => {
+            discard(&state, request).await;
+            return Err(refusal);
         }
-    }
-    match path.as_str() {
-        "/v1/models" => {
-            reads(request.method())?;
-            Ok(json_reply(StatusCode::OK, &models(&state)))
+    };
+    match asked {
+        Asked::Health => Ok(health(&state)),
+        Asked::Models => Ok(json_reply(StatusCode::OK, &models(&state))),
+        Asked::Model(name) => {
+            let known = state.models();
+            match known.contains(&name) {
+                true => Ok(json_reply(StatusCode::OK, &model(&state, &name))),
+                false => Err(Refusal::unknown_model(&name, &known)),
+            }
         }
-        "/v1/chat/completions" => {
-            if request.method() != Method::POST {
-                return Err(Refusal::method("POST"));
-            }
-            if !is_json(request.headers()) {
-                return Err(Refusal::media_type());
-            }
-            // Before its body is read: a full queue costs nothing.
-            state.engine()?;
+        Asked::Chat => {
             let timeout = state.settings.body_timeout;
             let body = tokio::time::timeout(timeout, read(request, state.settings.max_body_bytes));
             let body = body.await.map_err(|_| Refusal::too_slow())??;
             complete(&state, &body).await
         }
-        _ => Err(Refusal::unknown_path(&path)),
     }
+}
+
+/// What the head of a request tells: whether this client may ask this.
+fn admit(state: &State, request: &Request<Incoming>) -> Result<Asked, Refusal> {
+    let (method, headers) = (request.method(), request.headers());
+    let open = state.settings.api_key.is_none();
+    if state.local && open && is_foreign(headers, &state.settings.allowed_hosts) {
+        return Err(Refusal::host());
+    }
+    let whole = request.uri().path();
+    // Some clients are given the address without it and add none.
+    let path = match whole.strip_prefix("/v1") {
+        Some(path) if path.starts_with('/') => path,
+        _ => whole,
+    };
+    if path == "/health" {
+        reads(method)?;
+        return Ok(Asked::Health);
+    }
+    if let Some(key) = &state.settings.api_key {
+        let given = headers.get(AUTHORIZATION);
+        let given = given.and_then(|given| bearer(given.as_bytes()));
+        if !given.is_some_and(|given| key.is(given)) {
+            return Err(Refusal::key());
+        }
+    }
+    if path == "/models" {
+        reads(method)?;
+        return Ok(Asked::Models);
+    }
+    if let Some(name) = path.strip_prefix("/models/") {
+        reads(method)?;
+        return Ok(Asked::Model(percent_decoded(name)));
+    }
+    if path != "/chat/completions" {
+        return Err(Refusal::unknown_path(whole));
+    }
+    if method != Method::POST {
+        return Err(Refusal::method("POST"));
+    }
+    if !is_json(headers) {
+        return Err(Refusal::media_type());
+    }
+    // Before its body is kept: a full queue costs no memory.
+    state.engine()?;
+    Ok(Asked::Chat)
 }
 
 fn reads(method: &Method) -> Result<(), Refusal> {
@@ -74,16 +115,46 @@ fn reads(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-fn health(state: &State) -> serde_json::Value {
-    let engine = state.engine.lock().unwrap_or_else(PoisonError::into_inner);
-    json!({ "status": "ok", "under_way": engine.under_way() })
+fn health(state: &State) -> Response<Reply> {
+    match state.running() {
+        Ok(engine) => {
+            let well = json!({ "status": "ok", "under_way": engine.under_way() });
+            json_reply(StatusCode::OK, &well)
+        }
+        Err(error) => {
+            tracing::error!("the engine cannot be started again: {error}");
+            let ill = json!({ "status": "failed", "under_way": 0 });
+            json_reply(StatusCode::SERVICE_UNAVAILABLE, &ill)
+        }
+    }
 }
 
 fn models(state: &State) -> serde_json::Value {
-    let models = state.models().into_iter().map(|name| {
-        json!({ "id": name, "object": "model", "created": state.created, "owned_by": "because" })
-    });
+    let models = state.models();
+    let models = models.iter().map(|name| model(state, name));
     json!({ "object": "list", "data": models.collect::<Vec<_>>() })
+}
+
+fn model(state: &State, name: &str) -> serde_json::Value {
+    json!({ "id": name, "object": "model", "created": state.created, "owned_by": "because" })
+}
+
+/// A piece of a path with its `%2F` and the like as what they stand for.
+fn percent_decoded(path: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), path.as_bytes());
+    while let [first, others @ ..] = rest {
+        let digits = rest.get(1..3).and_then(|two| std::str::from_utf8(two).ok());
+        // The parser would take a sign too.
+        let digits = digits.filter(|two| two.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let byte = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
+        let (byte, after) = match byte.filter(|_| *first == b'%') {
+            Some(byte) => (byte, &rest[3..]),
+            None => (*first, others),
+        };
+        bytes.push(byte);
+        rest = after;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The key in `Bearer KEY`.
@@ -95,7 +166,7 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
 }
 
 /// Whether a page of a foreign site may have sent this: a browser asks a name that leads to this machine, and says it.
-fn is_foreign(headers: &HeaderMap) -> bool {
+fn is_foreign(headers: &HeaderMap, allowed: &[String]) -> bool {
     let Some(host) = headers.get(HOST) else {
         return false;
     };
@@ -110,7 +181,8 @@ fn is_foreign(headers: &HeaderMap) -> bool {
     let address = name.parse::<std::net::IpAddr>();
     !(name.eq_ignore_ascii_case("localhost")
         || name.to_ascii_lowercase().ends_with(".localhost")
-        || address.is_ok_and(|address| address.is_loopback()))
+        || address.is_ok_and(|address| address.is_loopback())
+        || allowed.iter().any(|one| name.eq_ignore_ascii_case(one)))
 }
 
 /// What a form of a web page cannot send without asking first is what is wanted here.
@@ -122,13 +194,41 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
 }
 
+/// How much of a body that nobody needs is read at most.
+fn patience(limit: usize) -> u64 {
+    (limit as u64).saturating_mul(4)
+}
+
+/// Reads the body of a refused request and throws it away: left unread it breaks the connection, often before the client has
+/// heard why.
+async fn discard(state: &State, request: Request<Incoming>) {
+    // Who waits to be asked for it has not sent it.
+    let waits = request.headers().contains_key(EXPECT);
+    let mut left = patience(state.settings.max_body_bytes);
+    let mut body = request.into_body();
+    if waits || body.size_hint().lower() > left {
+        return;
+    }
+    let all = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            left = left.saturating_sub(bytes as u64);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Whoever is slower than that hears it now or never.
+    let _ = tokio::time::timeout(state.settings.body_timeout, all).await;
+}
+
 /// The body, as far as it may be large. A little more is read and thrown away, so that the client hears the answer instead of
 /// a broken connection.
 async fn read(request: Request<Incoming>, limit: usize) -> Result<Bytes, Refusal> {
     let waits = request.headers().contains_key(EXPECT);
     let mut body = request.into_body();
     let too_large = || Refusal::too_large(limit);
-    let patience = (limit as u64).saturating_mul(4);
+    let patience = patience(limit);
     let declared = body.size_hint().lower();
     if declared > patience || (waits && declared > limit as u64) {
         return Err(too_large());
@@ -152,5 +252,23 @@ async fn read(request: Request<Incoming>, limit: usize) -> Result<Bytes, Refusal
     match total > limit as u64 {
         true => Err(too_large()),
         false => Ok(all.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_paths_are_read_as_they_were_written() {
+        for (path, name) in [
+            ("Qwen%2Fsmall", "Qwen/small"),
+            ("Qwen/small", "Qwen/small"),
+            ("caf%C3%a9%", "caf\u{e9}%"),
+            ("%4", "%4"),
+            ("%+1%\u{e9}", "%+1%\u{e9}"),
+        ] {
+            assert_eq!(percent_decoded(path), name);
+        }
     }
 }

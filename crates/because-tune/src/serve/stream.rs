@@ -1,8 +1,11 @@
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use serde_json::{Value, json};
+use tokio::time::{Instant, Sleep};
 
 use super::completion::{Label, finish_reason, usage};
 use super::refusal::Refusal;
@@ -21,17 +24,28 @@ pub(super) struct Events {
     counts: bool,
     ready: VecDeque<Bytes>,
     ended: bool,
+    keep_alive: Duration,
+    /// Until a sign of life is due.
+    silence: Pin<Box<Sleep>>,
 }
 
 impl Events {
-    pub(super) fn new(label: Label, answering: Answering, counts: bool) -> Self {
+    pub(super) fn new(
+        label: Label,
+        answering: Answering,
+        counts: bool,
+        keep_alive: Duration,
+    ) -> Self {
+        let thoughts = Thoughts::new(label.opening);
         let mut events = Self {
             label,
             answering,
-            thoughts: Thoughts::default(),
+            thoughts,
             counts,
             ready: VecDeque::new(),
             ended: false,
+            keep_alive,
+            silence: Box::pin(tokio::time::sleep(keep_alive)),
         };
         events.delta(&json!({ "role": "assistant", "content": "" }), None);
         events
@@ -44,13 +58,20 @@ impl Events {
     pub(super) fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
+                self.restart_silence();
                 return Poll::Ready(Some(event));
             }
             if self.ended {
                 return Poll::Ready(None);
             }
             match self.answering.poll_next(context) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    if self.silence.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.ready
+                        .push_back(Bytes::from_static(b": keep-alive\n\n"));
+                }
                 Poll::Ready(Some(Piece::Text(text))) => {
                     let parted = self.thoughts.push(&text);
                     self.say(&parted);
@@ -62,6 +83,13 @@ impl Events {
                 }
                 Poll::Ready(None) => self.ended = true,
             }
+        }
+    }
+
+    fn restart_silence(&mut self) {
+        // A time beyond all clocks is never.
+        if let Some(due) = Instant::now().checked_add(self.keep_alive) {
+            self.silence.as_mut().reset(due);
         }
     }
 

@@ -1,11 +1,22 @@
-/// Parts what a model thinks, between `<think>` at its beginning and `</think>`, from its answer while both are written.
+/// Parts what a model thinks, between `<think>` at its beginning and `</think>`, from its answer while both are written. Where
+/// the prompt opened the thought, the first tag may be missing; elsewhere the second alone is a word like others.
 #[derive(Debug, Default)]
 pub(super) struct Thoughts {
+    opening: Opening,
     place: Place,
     /// What may be the beginning of a tag, or white space at a border.
     held: String,
     /// Whether something of the thought was given.
     begun: bool,
+}
+
+/// Where a model begins to write.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    #[default]
+    Answer,
+    /// Inside of a thought, behind a `<think>` at the end of its prompt.
+    Thought,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +37,28 @@ pub(super) struct Parted {
     pub(super) answer: String,
 }
 
+impl Parted {
+    /// All of a text at once.
+    pub(super) fn whole(opening: Opening, text: &str) -> Self {
+        let mut thoughts = Thoughts::new(opening);
+        let (mut all, rest) = (thoughts.push(text), thoughts.finish());
+        all.thought += &rest.thought;
+        all.answer += &rest.answer;
+        all
+    }
+}
+
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
 impl Thoughts {
+    pub(super) fn new(opening: Opening) -> Self {
+        Self {
+            opening,
+            ..Self::default()
+        }
+    }
+
     /// Takes more text and gives what is sure of it.
     pub(super) fn push(&mut self, text: &str) -> Parted {
         self.held.push_str(text);
@@ -40,7 +69,7 @@ impl Thoughts {
                 self.held = rest.to_owned();
                 self.place = Place::Thought;
             } else if !OPEN.starts_with(text) {
-                self.place = Place::Answer;
+                self.place = self.untagged();
             }
         }
         if self.place == Place::Thought {
@@ -72,7 +101,14 @@ impl Thoughts {
     /// What is left when no more comes.
     pub(super) fn finish(&mut self) -> Parted {
         let held = std::mem::take(&mut self.held);
+        if self.place == Place::Start {
+            self.place = self.untagged();
+        }
         match self.place {
+            Place::Thought if !self.begun => Parted {
+                thought: held.trim().to_owned(),
+                ..Parted::default()
+            },
             Place::Thought => Parted {
                 thought: held.trim_end().to_owned(),
                 ..Parted::default()
@@ -81,6 +117,14 @@ impl Thoughts {
                 answer: held,
                 ..Parted::default()
             },
+        }
+    }
+
+    /// Where a text is that does not begin with a tag.
+    fn untagged(&self) -> Place {
+        match self.opening {
+            Opening::Answer => Place::Answer,
+            Opening::Thought => Place::Thought,
         }
     }
 }
@@ -103,8 +147,8 @@ mod tests {
 
     use super::*;
 
-    fn parted(pieces: &[&str]) -> (String, String) {
-        let mut thoughts = Thoughts::default();
+    fn parted(opening: Opening, pieces: &[&str]) -> (String, String) {
+        let mut thoughts = Thoughts::new(opening);
         let mut all = Parted::default();
         let mut add = |part: Parted| {
             all.thought += &part.thought;
@@ -125,9 +169,30 @@ mod tests {
             ("<think>\n\n</think>\n{}", "", "{}"),
             (" yes <think>", "", " yes <think>"),
             ("<thin", "", "<thin"),
+            (
+                "a </think> closes a thought ",
+                "",
+                "a </think> closes a thought ",
+            ),
             ("", "", ""),
         ] {
-            assert_eq!(parted(&[text]), (thought.to_owned(), answer.to_owned()));
+            let whole = Parted::whole(Opening::Answer, text);
+            assert_eq!((&*whole.thought, &*whole.answer), (thought, answer));
+        }
+    }
+
+    #[test]
+    fn a_thought_that_the_prompt_opened_needs_no_tag() {
+        for (text, thought, answer) in [
+            ("hm\n</think>\n\nyes ", "hm", "yes "),
+            ("<think>\nhm</think>yes", "hm", "yes"),
+            ("</think>yes", "", "yes"),
+            (" hm, and hm ", "hm, and hm", ""),
+            ("<thin", "<thin", ""),
+            (" \n", "", ""),
+        ] {
+            let whole = Parted::whole(Opening::Thought, text);
+            assert_eq!((&*whole.thought, &*whole.answer), (thought, answer));
         }
     }
 
@@ -142,7 +207,10 @@ mod tests {
             at.extend([0, text.len()]);
             at.sort_unstable();
             let pieces: Vec<&str> = at.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
-            prop_assert_eq!(parted(&pieces), parted(&[&text]));
+            for opening in [Opening::Answer, Opening::Thought] {
+                let whole = Parted::whole(opening, &text);
+                prop_assert_eq!(parted(opening, &pieces), (whole.thought, whole.answer));
+            }
         }
     }
 }

@@ -288,6 +288,7 @@ async fn adapters_are_models_by_their_names() {
 async fn what_cannot_be_answered_is_refused_in_openais_shape() {
     let running = serve(ServeSettings {
         max_body_bytes: 2000,
+        allowed_hosts: vec!["proxy.example".into()],
         ..settings()
     })
     .await;
@@ -295,11 +296,26 @@ async fn what_cannot_be_answered_is_refused_in_openais_shape() {
     for (head, body, expected) in [
         ("GET /health HTTP/1.1", String::new(), 200),
         ("GET /v1/models HTTP/1.1", String::new(), 200),
+        ("GET /models HTTP/1.1", String::new(), 200),
+        ("GET /v1/models/base HTTP/1.1", String::new(), 200),
+        ("GET /v1/models/b%61se HTTP/1.1", String::new(), 200),
+        ("GET /v1/models/nobody HTTP/1.1", String::new(), 404),
+        ("GET /v1models HTTP/1.1", String::new(), 404),
         ("GET /v2/models HTTP/1.1", String::new(), 404),
         ("GET /v1/chat/completions HTTP/1.1", String::new(), 405),
         ("DELETE /v1/models HTTP/1.1", String::new(), 405),
         ("POST /v1/chat/completions HTTP/1.1", "{}".into(), 415),
         (post, "{".into(), 400),
+        (
+            "POST /chat/completions HTTP/1.1\r\nContent-Type: application/json",
+            "{".into(),
+            400,
+        ),
+        (
+            post,
+            r#"{"messages":[{"role":"user","content":"a"}],"logprobs":true}"#.into(),
+            400,
+        ),
         (post, "[".repeat(1000), 400),
         (post, "\u{1}".into(), 400),
         (
@@ -343,11 +359,15 @@ async fn what_cannot_be_answered_is_refused_in_openais_shape() {
             );
         }
     }
-    // A page that leads a name of its own to this machine.
-    let foreign = running
-        .raw(b"GET /v1/models HTTP/1.1\r\nHost: evil.example:80\r\nConnection: close\r\n\r\n")
-        .await;
-    assert!(foreign.starts_with("HTTP/1.1 403"), "{foreign}");
+    // A page that leads a name of its own to this machine, and a proxy that is known.
+    for (host, status) in [("evil.example:80", "403"), ("Proxy.example:80", "200")] {
+        let head = format!("GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = running.raw(head.as_bytes()).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+    }
     let mut schema = chat("Why?");
     schema["response_format"] =
         json!({ "type": "json_schema", "json_schema": { "schema": { "type": "nothing" } } });
@@ -465,6 +485,145 @@ async fn who_is_too_slow_is_not_waited_for() {
     let answer = running.raw(head.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_reads_is_given_up_with_the_answer() {
+    let running = serve(ServeSettings {
+        // Every event repeats it, so that an answer is more than the system keeps for who does not read.
+        name: Some("b".repeat(60_000)),
+        decoding: Decoding::greedy(4000),
+        max_connections: Some(1),
+        write_timeout: Duration::from_millis(300),
+        ..settings()
+    })
+    .await;
+    let mut question = endless();
+    question["stream"] = true.into();
+    let body = question.to_string();
+    let mut deaf = TcpStream::connect(running.address).await.unwrap();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    deaf.write_all((head + &body).as_bytes()).await.unwrap();
+    // There is room for one connection only.
+    for _ in 0..600 {
+        let (status, health) = running.request("GET /health HTTP/1.1", "").await;
+        assert_eq!(status, 200);
+        if object(&health)["under_way"] == 0 {
+            drop(deaf);
+            running.end().await;
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the answer goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_heard_after_the_whole_body() {
+    let running = serve(ServeSettings {
+        api_key: ApiKey::new("s3cret"),
+        ..settings()
+    })
+    .await;
+    let body = "x".repeat(3 << 20);
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    for _ in 0..2 {
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        // The connection lives on: the second is sent through it as well.
+        stream.write_all((head + &body).as_bytes()).await.unwrap();
+        let mut begun = [0; 1000];
+        let read = stream.read(&mut begun).await.unwrap();
+        assert!(begun[..read].starts_with(b"HTTP/1.1 401"));
+    }
+    drop(stream);
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_waits_says_that_it_lives() {
+    let running = serve(ServeSettings {
+        engine: EngineSettings {
+            max_rows: 1,
+            queue: usize::MAX,
+            ..EngineSettings::default()
+        },
+        decoding: Decoding::greedy(4000),
+        keep_alive: Duration::from_millis(5),
+        ..settings()
+    })
+    .await;
+    let (mut long, mut short) = (endless(), chat("Why?"));
+    long["stream"] = true.into();
+    short["stream"] = true.into();
+    short["max_tokens"] = 1.into();
+    let (long, short) = tokio::join!(running.post(&long), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        running.post(&short).await
+    });
+    assert_eq!((long.0, short.0), (200, 200));
+    assert!(short.1.contains("\n: keep-alive\n\n"), "{}", short.1);
+    let head = short.1.to_ascii_lowercase();
+    assert!(head.contains("\r\nx-accel-buffering: no\r\n"), "{head}");
+    assert!(head.contains("\r\ncache-control: no-cache\r\n"), "{head}");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thought_that_the_template_opens_is_one_whole_and_streamed() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(base()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let template = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}\
+        {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let model = TunedModel::load(folder.path(), None).unwrap();
+    let running = serve_model(model, settings()).await;
+    let mut question = chat("Why live jazz?");
+    let whole = object(&running.post(&question).await.1);
+    let message = &whole["choices"][0]["message"];
+    assert_eq!(message["content"], "", "{whole}");
+    let thought = message["reasoning_content"].as_str().unwrap();
+    let count = &whole["usage"]["completion_tokens_details"]["reasoning_tokens"];
+    assert!(count.as_u64().unwrap() > 0, "{whole}");
+
+    question["stream"] = true.into();
+    let streamed: String = events(&running.post(&question).await.1)
+        .iter()
+        .filter_map(|event| serde_json::from_str::<Value>(event).ok())
+        .filter_map(|chunk| {
+            let delta = &chunk["choices"][0]["delta"];
+            delta["reasoning_content"].as_str().map(str::to_owned)
+        })
+        .collect();
+    assert_eq!(streamed, thought);
+
+    // A document by schema is an answer.
+    question["stream"] = false.into();
+    question["response_format"] =
+        json!({ "type": "json_schema", "json_schema": { "schema": { "enum": [1] } } });
+    let held = object(&running.post(&question).await.1);
+    assert_eq!(held["choices"][0]["message"]["content"], "1", "{held}");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_adapter_that_a_model_was_loaded_with_is_not_another_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = folder.path().join("explains");
+    train(&because_tune::Trainer::new(training()), &adapter).unwrap();
+    let model = TunedModel::load(base(), Some(&adapter)).unwrap();
+    let server = Server::bind(model, "127.0.0.1:0", settings())
+        .await
+        .unwrap();
+    assert_eq!(server.models(), ["base"]);
 }
 
 /// Numbers that look random, the same every time.
