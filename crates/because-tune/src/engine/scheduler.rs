@@ -289,7 +289,7 @@ impl Scheduler {
         let base = &self.model.base;
         let pages = self.pool.len();
         if self.cache.is_none() && self.settings.lay_out {
-            base.lay_out(self.settings.cache_bytes)?;
+            base.lay_out(pages as u64 * KeyValues::page_bytes(base))?;
         }
         let cache = self
             .cache

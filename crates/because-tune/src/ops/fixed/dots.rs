@@ -549,18 +549,18 @@ impl Place {
                 for (index, weight) in some.iter_mut().enumerate() {
                     *weight = N::load(weights, part + index);
                 }
-                for row in 0..ROWS {
-                    let x = R::splat(x[row]);
-                    for index in 0..REGISTERS {
-                        sums[row][index] = sums[row][index].fused(x, some[index]);
+                for (sums, &x) in sums.iter_mut().zip(x) {
+                    let x = R::splat(x);
+                    for (sum, &weight) in sums.iter_mut().zip(&some) {
+                        *sum = sum.fused(x, weight);
                     }
                 }
             }
             // By way of memory, in loops of known length: a sum that is looked up is none that stays in its register.
             let mut made = [[0.0; PANEL]; ROWS];
-            for row in 0..ROWS {
-                for index in 0..REGISTERS {
-                    sums[row][index].store(&mut made[row], part + index);
+            for (sums, made) in sums.iter().zip(&mut made) {
+                for (index, sum) in sums.iter().enumerate() {
+                    sum.store(made, part + index);
                 }
             }
             let cols = part * R::WIDTH..(part + REGISTERS) * R::WIDTH;
