@@ -112,6 +112,60 @@ fn endless() -> Value {
     body
 }
 
+/// With its own types, as a program that knows nothing of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn async_openai_reads_answers_streams_and_documents() {
+    use async_openai::types::chat::CreateChatCompletionRequest;
+    use futures_util::StreamExt;
+
+    let running = serve(settings()).await;
+    let config = async_openai::config::OpenAIConfig::new()
+        .with_api_base(running.url())
+        .with_api_key("none");
+    let client = async_openai::Client::with_config(config);
+    let request = |body: &Value| -> CreateChatCompletionRequest {
+        serde_json::from_value(body.clone()).unwrap()
+    };
+    let mut body = chat("Why live jazz?");
+    body["model"] = "base".into();
+    body["temperature"] = 1.0.into();
+    body["seed"] = 3.into();
+    let whole = client.chat().create(request(&body)).await.unwrap();
+    let text = whole.choices[0].message.content.clone().unwrap();
+    let usage = whole.usage.unwrap();
+    assert!(!text.is_empty());
+
+    body["stream"] = true.into();
+    body["stream_options"] = json!({ "include_usage": true });
+    let mut stream = client.chat().create_stream(request(&body)).await.unwrap();
+    let (mut streamed, mut counted, mut reasons) = (String::new(), None, 0);
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.unwrap();
+        counted = chunk.usage.or(counted);
+        for choice in chunk.choices {
+            streamed.extend(choice.delta.content);
+            reasons += usize::from(choice.finish_reason.is_some());
+        }
+    }
+    assert_eq!((streamed, reasons), (text, 1));
+    assert_eq!(
+        counted.unwrap().completion_tokens,
+        usage.completion_tokens,
+        "the last chunk counts what the whole answer counts"
+    );
+
+    body["stream"] = false.into();
+    body["stream_options"] = Value::Null;
+    body["response_format"] = json!({ "type": "json_schema", "json_schema": { "name": "verdict", "strict": true, "schema": {
+        "type": "object", "properties": { "good": { "type": "boolean" } }, "required": ["good"], "additionalProperties": false,
+    }}});
+    let held = client.chat().create(request(&body)).await.unwrap();
+    let verdict = held.choices[0].message.content.as_deref().unwrap();
+    let verdict: Value = serde_json::from_str(verdict).unwrap();
+    assert!(verdict["good"].is_boolean(), "{verdict}");
+    running.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn our_own_client_talks_to_it_as_to_any_other() {
     let model = TunedModel::load(base(), None)
