@@ -22,7 +22,7 @@ pub struct EngineSettings {
     /// Whether prompts that begin alike share what was computed of their beginnings.
     pub prefix_cache: bool,
     /// Whether weights are laid out anew in memory as this machine multiplies them best, if they fit beside the cache. The first
-    /// answer waits for it (0.5B in f32: less than a second), every later one is faster. Otherwise they are used where
+    /// answer waits for it (0.5B in f32: a second or two), every later one is faster. Otherwise they are used where
     /// they lie in their file.
     pub lay_out: bool,
 }
